@@ -1,0 +1,273 @@
+//! The events that travel down the column: from `intake` to `flow`, and from `flow` to `forge`.
+//!
+//! ```text
+//! RawRecord ──intake──> SessionEvent ──flow──> FlowEvent ──forge──> Segment ──wire──> Frame ──> output
+//! (hostile)             (checked)              (has its tuple)
+//! ```
+//!
+//! Both kinds borrow their clear text: who must keep it, copies it. Times are in nanoseconds.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
+
+/// CLOCK_MONOTONIC in nanoseconds, as the hook stamps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MonotonicTime(pub u64);
+
+/// Nanoseconds since 1970-01-01 00:00 UTC, as a capture file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(pub u64);
+
+/// A session: one connection of one process (one ring).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    /// The ring, numbered by the agent; never used again.
+    pub ring: u64,
+    /// The connection's number in that ring.
+    pub connection: u64,
+}
+
+/// The process that a ring belongs to, as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id in the agent's namespace.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// File name of its executable without directories; empty: not to be found out.
+    pub name: String,
+}
+
+/// Something happened in a mirrored session. Everything in it has been checked.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionEvent<'a> {
+    /// Which session.
+    pub session: SessionKey,
+    /// When, by the mirrored process.
+    pub at: MonotonicTime,
+    /// What.
+    pub change: SessionChange<'a>,
+}
+
+/// What happened in a session.
+///
+/// For each direction of a session `Data` and `Lost` follow one another without gap or overlap,
+/// beginning at the offset that `Open` gives; intake makes sure of it.
+#[derive(Clone, Copy, Debug)]
+pub enum SessionChange<'a> {
+    /// It begins, or is announced.
+    Open {
+        /// Whose it is.
+        process: &'a Arc<ProcessInfo>,
+        /// What is known of it.
+        meta: &'a Meta<'a>,
+    },
+    /// More is known of it.
+    Update {
+        /// What is known now; replaces what was.
+        meta: &'a Meta<'a>,
+    },
+    /// Clear text passed.
+    Data {
+        /// Seen from the process.
+        direction: Direction,
+        /// Offset of the first byte.
+        offset: u64,
+        /// 1 to 16,384 bytes.
+        bytes: &'a [u8],
+    },
+    /// Clear text passed that nobody saw.
+    Lost {
+        /// Seen from the process.
+        direction: Direction,
+        /// First offset.
+        from: u64,
+        /// Offset behind the last.
+        to: u64,
+    },
+    /// One direction, or the session, ends. A hole at the tail came before as `Lost`.
+    Close {
+        /// What ends, and how.
+        reason: CloseReason,
+    },
+    /// The process is gone: the session ends where it stands.
+    Died,
+}
+
+/// An end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The one that connected.
+    Client,
+    /// The one that accepted.
+    Server,
+}
+
+impl Side {
+    /// The other end.
+    pub fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    /// Who speaks when a process of this role sends or receives.
+    pub fn speaker(role: Role, direction: Direction) -> Self {
+        match (role, direction) {
+            (Role::Client, Direction::Sent) | (Role::Server, Direction::Received) => Self::Client,
+            (Role::Client, Direction::Received) | (Role::Server, Direction::Sent) => Self::Server,
+        }
+    }
+}
+
+/// Names a TLS session the same way at both of its ends: a hash of both randoms, or, where these
+/// aren't known, of the agent's own numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub [u8; 16]);
+
+impl fmt::Debug for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FlowId(")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write!(f, ")")
+    }
+}
+
+/// The two ends of a flow. Both are of one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Who connected.
+    pub client: SocketAddr,
+    /// Who accepted.
+    pub server: SocketAddr,
+}
+
+/// How the clear text found its tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// The library's socket told it.
+    Socket,
+    /// The handshake's randoms were seen on the wire.
+    Wire,
+    /// They were seen on the wire under several tuples; this is the first.
+    WireAmbiguous,
+    /// Nobody knows: the addresses are from a range for documentation.
+    Placeholder,
+}
+
+/// What a flow is, for its first packet's comment and for people.
+#[derive(Clone, Debug)]
+pub struct FlowInfo {
+    /// The same at both ends.
+    pub id: FlowId,
+    /// Its addresses.
+    pub tuple: Tuple,
+    /// How they were found.
+    pub binding: Binding,
+    /// The process that was mirrored.
+    pub process: Arc<ProcessInfo>,
+    /// Which end it is.
+    pub role: Role,
+    /// How it came to be announced.
+    pub announcement: Announcement,
+    /// What the TLS records travelled on.
+    pub transport: Transport,
+    /// Server name.
+    pub sni: Option<String>,
+    /// ALPN protocol.
+    pub alpn: Option<String>,
+    /// TLS version as on the wire.
+    pub tls_version: Option<u16>,
+    /// IANA number of the cipher suite.
+    pub cipher: Option<u16>,
+    /// The session was resumed.
+    pub resumed: bool,
+    /// What became of 0-RTT data.
+    pub early: EarlyData,
+    /// Clear bytes that the client sent before TLS began, where that is known: more than 0 is
+    /// STARTTLS or a PROXY header, and this flow begins after it.
+    pub clear_prefix: Option<u64>,
+}
+
+/// Something to be forged.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowEvent<'a> {
+    /// Numbered by the agent; never used again.
+    pub flow: u64,
+    /// The event's time. Never goes back within a flow.
+    pub at: WallTime,
+    /// What is to be forged.
+    pub change: FlowChange<'a>,
+}
+
+/// What is to be forged. `Begin` comes first and once, nothing follows the flow's end: a `Finish`
+/// of each side, or a `Reset`.
+#[derive(Clone, Copy, Debug)]
+pub enum FlowChange<'a> {
+    /// The flow begins.
+    Begin(&'a FlowInfo),
+    /// Clear text.
+    Data {
+        /// Who speaks.
+        from: Side,
+        /// Offset of the first byte in what this side says in this flow, from 0.
+        offset: u64,
+        /// 1 to 16,384 bytes.
+        bytes: &'a [u8],
+    },
+    /// This much of what a side says is missing here.
+    Hole {
+        /// Who spoke.
+        from: Side,
+        /// Offset of the first byte that is missing.
+        offset: u64,
+        /// How many are missing; at least 1.
+        bytes: u64,
+    },
+    /// A side says no more.
+    Finish {
+        /// Who.
+        from: Side,
+    },
+    /// The flow ends abruptly.
+    Reset {
+        /// Who ended it.
+        by: Side,
+    },
+}
+
+/// Takes flow events: the forger, or a summary for people.
+pub trait FlowSink {
+    /// Takes one event, in the order of its flow.
+    fn flow_event(&mut self, event: FlowEvent<'_>);
+}
+
+/// A frame on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// When.
+    pub at: WallTime,
+    /// A whole Ethernet frame without FCS.
+    pub frame: &'a [u8],
+    /// What a reader should be told about it; on the first packet of a flow.
+    pub comment: Option<&'a str>,
+}
+
+/// Takes packets: a capture file, an interface.
+pub trait PacketSink {
+    /// Takes one packet.
+    ///
+    /// # Errors
+    /// The output can't be written; the caller stops or counts.
+    fn packet(&mut self, packet: Packet<'_>) -> std::io::Result<()>;
+
+    /// Hands on what is kept in buffers.
+    ///
+    /// # Errors
+    /// As above.
+    fn flush(&mut self) -> std::io::Result<()>;
+}

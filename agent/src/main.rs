@@ -1,0 +1,3 @@
+//! The command `sslcollector`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Benchmarks: A against B in one run.

@@ -1,0 +1,538 @@
+//! What the records carry: the vocabulary that the hook, the ring and the agent share.
+//!
+//! The bytes behind the record header (see [`crate::layout`]), by kind:
+//!
+//! ```text
+//! OPEN, UPDATE   Meta: META_BYTES fixed (below), then the SNI, then the ALPN protocol
+//!   0   u32  flags: META_*          4  u8 role   5  u8 transport   6  u8 early   7  u8 announcement
+//!   8   u16  TLS version on the wire (0x0304 is TLS 1.3), 0: unknown
+//!   10  u16  cipher suite (IANA number), 0: unknown
+//!   12  u8   address family: 0 none, 4, 6      13  u8 SNI's length   14  u8 ALPN's length   15  u8 0
+//!   16  [u8; 16]  local address (IPv4: the first 4)      32  [u8; 16]  peer's address
+//!   48  u16  local port (machine's byte order)           50  u16 peer's port    52  u32 0
+//!   56  u64  socket cookie          64  u64  network namespace cookie
+//!   72  [u8; 32]  client_random     104 [u8; 32]  server_random
+//!   136 u64  bytes the TLS library has read from its transport    144 u64  … has written to it
+//!   152 u64  clear bytes that this side sent on the socket before TLS began (STARTTLS, PROXY)
+//!   160 u64  offset sent so far     168 u64  offset received so far
+//!   176 u64  parent's instance      184 u64  parent's connection
+//! DATA           0 u64 stream offset of the first byte, then the bytes; FLAG_RECEIVED is the direction
+//! CLOSE          0 u64 offset sent, 8 u64 offset received, 16 u32 CloseReason, 20 u32 0
+//! LOST           0 u64 from, 8 u64 to (exclusive); FLAG_RECEIVED is the direction
+//! ```
+//!
+//! Stream offsets count the application's clear text bytes of one direction from 0.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Bytes of the fixed part of OPEN and UPDATE behind the record header.
+pub const META_BYTES: usize = 192;
+/// Longest SNI that is carried (a DNS name has at most 253 octets, RFC 1035 2.3.4).
+pub const MAX_SNI: usize = 255;
+/// Longest ALPN protocol name (RFC 7301 3.1).
+pub const MAX_ALPN: usize = 255;
+
+const HAS_CLIENT_RANDOM: u32 = 1;
+const HAS_SERVER_RANDOM: u32 = 1 << 1;
+const HAS_COOKIES: u32 = 1 << 2;
+const RESUMED: u32 = 1 << 3;
+const HAS_WIRE_COUNTS: u32 = 1 << 4;
+const HANDSHAKE_DONE: u32 = 1 << 5;
+const HAS_PREFIX: u32 = 1 << 6;
+const KNOWN_FLAGS: u32 = (1 << 7) - 1;
+
+/// Which end of the TLS connection the mirrored process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It sent the ClientHello.
+    Client = 1,
+    /// It answered with the ServerHello.
+    Server = 2,
+}
+
+/// A direction, seen from the mirrored process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Clear text that the process sends.
+    Sent = 0,
+    /// Clear text that the process receives.
+    Received = 1,
+}
+
+/// What the TLS records travel on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A byte stream; forged as TCP.
+    Tcp = 1,
+    /// DTLS (RFC 9147); counted, never forged.
+    Dtls = 2,
+    /// QUIC (RFC 9001); counted, never forged.
+    Quic = 3,
+}
+
+/// What became of 0-RTT data (RFC 8446 2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EarlyData {
+    /// There was none.
+    None = 0,
+    /// Some passed; whether the server reads it isn't known yet: an UPDATE will tell.
+    Pending = 1,
+    /// The server read it: it is the beginning of the stream.
+    Accepted = 2,
+    /// The server never read it. It doesn't count: offsets begin again at 0.
+    Rejected = 3,
+}
+
+/// How a connection comes to be announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Announcement {
+    /// At its beginning.
+    New = 1,
+    /// It was open before; offsets tell how much passed unseen.
+    Midstream = 2,
+    /// The parent process had announced it in its own ring before the fork.
+    Inherited = 3,
+}
+
+/// Why a CLOSE is sent. The first two end one direction, the last two the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The process has sent close_notify: it sends no more.
+    SentEnd = 1,
+    /// The peer has sent close_notify, or ended its stream: nothing more will be received.
+    ReceivedEnd = 2,
+    /// The application has given the connection back.
+    Free = 3,
+    /// A fatal error: reset, alert, bad record.
+    Abort = 4,
+}
+
+/// An event's bytes don't follow this module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// The record is shorter than its kind needs.
+    #[error("a record of kind {kind} has {length} bytes behind its header, too few")]
+    TooShort {
+        /// One of [`crate::layout::kind`].
+        kind: u8,
+        /// Bytes behind the header.
+        length: usize,
+    },
+    /// A field has a value that has no meaning.
+    #[error("field {field} has the value {value}, which means nothing")]
+    BadField {
+        /// Its name in the module's drawing.
+        field: &'static str,
+        /// What stood there.
+        value: u64,
+    },
+    /// The record's kind isn't known.
+    #[error("there is no record kind {0}")]
+    UnknownKind(u8),
+}
+
+/// What is known of a connection; the body of OPEN and UPDATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta<'a> {
+    /// Which end the process is.
+    pub role: Role,
+    /// What the TLS records travel on.
+    pub transport: Transport,
+    /// What became of 0-RTT data.
+    pub early: EarlyData,
+    /// How the connection comes to be announced.
+    pub announcement: Announcement,
+    /// The handshake has ended: version, cipher, ALPN and both randoms are final.
+    pub handshake_done: bool,
+    /// The session was resumed.
+    pub resumed: bool,
+    /// TLS version as on the wire (0x0303, 0x0304).
+    pub tls_version: Option<u16>,
+    /// IANA number of the cipher suite.
+    pub cipher: Option<u16>,
+    /// Local and peer address of the socket, where the library has one.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// SO_COOKIE and SO_NETNS_COOKIE of the socket.
+    pub cookies: Option<(u64, u64)>,
+    /// ClientHello.random (RFC 8446 4.1.2).
+    pub client_random: Option<[u8; 32]>,
+    /// ServerHello.random (RFC 8446 4.1.3).
+    pub server_random: Option<[u8; 32]>,
+    /// Bytes that the library has read from and written to its transport.
+    pub wire_counts: Option<(u64, u64)>,
+    /// Clear bytes that this side sent on the socket before TLS began.
+    pub clear_prefix_sent: Option<u64>,
+    /// Stream offsets sent and received when this was written.
+    pub offsets: (u64, u64),
+    /// Instance and connection under which the parent process announced it.
+    pub parent: Option<(u64, u64)>,
+    /// Server name (RFC 6066 3), at most [`MAX_SNI`] bytes; empty: none.
+    pub sni: &'a [u8],
+    /// ALPN protocol agreed on, at most [`MAX_ALPN`] bytes; empty: none.
+    pub alpn: &'a [u8],
+}
+
+/// The body of a record, borrowed from the bytes it was parsed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// A connection begins, or is announced again.
+    Open(Meta<'a>),
+    /// More is known of it.
+    Update(Meta<'a>),
+    /// Clear text.
+    Data {
+        /// Its direction.
+        direction: Direction,
+        /// Stream offset of the first byte.
+        offset: u64,
+        /// At most [`crate::layout::MAX_PAYLOAD`] bytes.
+        bytes: &'a [u8],
+    },
+    /// One direction or the connection ends.
+    Close {
+        /// Final offset sent (so far, for an end of one direction).
+        sent: u64,
+        /// Final offset received.
+        received: u64,
+        /// What ends, and how.
+        reason: CloseReason,
+    },
+    /// The hook knows that it hasn't seen these bytes.
+    Lost {
+        /// Their direction.
+        direction: Direction,
+        /// First offset.
+        from: u64,
+        /// Offset behind the last.
+        to: u64,
+    },
+}
+
+impl<'a> Meta<'a> {
+    /// A connection of which nothing is known but its role.
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            transport: Transport::Tcp,
+            early: EarlyData::None,
+            announcement: Announcement::New,
+            handshake_done: false,
+            resumed: false,
+            tls_version: None,
+            cipher: None,
+            addresses: None,
+            cookies: None,
+            client_random: None,
+            server_random: None,
+            wire_counts: None,
+            clear_prefix_sent: None,
+            offsets: (0, 0),
+            parent: None,
+            sni: &[],
+            alpn: &[],
+        }
+    }
+
+    /// The fixed part as it stands in the record. The SNI and the ALPN protocol follow it; a longer
+    /// one than [`MAX_SNI`] or [`MAX_ALPN`] must have been cut before.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "lengths are cut to 255 right here"
+    )]
+    pub fn encode_fixed(&self) -> [u8; META_BYTES] {
+        let mut out = [0; META_BYTES];
+        let flag = |present: bool, bit: u32| if present { bit } else { 0 };
+        let flags = flag(self.client_random.is_some(), HAS_CLIENT_RANDOM)
+            | flag(self.server_random.is_some(), HAS_SERVER_RANDOM)
+            | flag(self.cookies.is_some(), HAS_COOKIES)
+            | flag(self.resumed, RESUMED)
+            | flag(self.wire_counts.is_some(), HAS_WIRE_COUNTS)
+            | flag(self.handshake_done, HANDSHAKE_DONE)
+            | flag(self.clear_prefix_sent.is_some(), HAS_PREFIX);
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &flags.to_ne_bytes());
+        put(
+            4,
+            &[
+                self.role as u8,
+                self.transport as u8,
+                self.early as u8,
+                self.announcement as u8,
+            ],
+        );
+        put(8, &self.tls_version.unwrap_or(0).to_ne_bytes());
+        put(10, &self.cipher.unwrap_or(0).to_ne_bytes());
+        put(
+            13,
+            &[
+                self.sni.len().min(MAX_SNI) as u8,
+                self.alpn.len().min(MAX_ALPN) as u8,
+            ],
+        );
+        if let Some((local, peer)) = self.addresses {
+            match (local.ip(), peer.ip()) {
+                (IpAddr::V4(local), IpAddr::V4(peer)) => {
+                    put(12, &[4]);
+                    put(16, &local.octets());
+                    put(32, &peer.octets());
+                }
+                (local, peer) => {
+                    put(12, &[6]);
+                    put(16, &v6_octets(local));
+                    put(32, &v6_octets(peer));
+                }
+            }
+            put(48, &local.port().to_ne_bytes());
+            put(50, &peer.port().to_ne_bytes());
+        }
+        let words = [
+            (56, self.cookies.map(|cookies| cookies.0)),
+            (64, self.cookies.map(|cookies| cookies.1)),
+            (136, self.wire_counts.map(|counts| counts.0)),
+            (144, self.wire_counts.map(|counts| counts.1)),
+            (152, self.clear_prefix_sent),
+            (160, Some(self.offsets.0)),
+            (168, Some(self.offsets.1)),
+            (176, self.parent.map(|parent| parent.0)),
+            (184, self.parent.map(|parent| parent.1)),
+        ];
+        for (at, word) in words {
+            put(at, &word.unwrap_or(0).to_ne_bytes());
+        }
+        put(72, &self.client_random.unwrap_or([0; 32]));
+        put(104, &self.server_random.unwrap_or([0; 32]));
+        out
+    }
+
+    /// Reads the body of an OPEN or UPDATE.
+    ///
+    /// # Errors
+    /// Bytes that [`Meta::encode_fixed`] can't have written.
+    pub fn parse(kind: u8, body: &'a [u8]) -> Result<Self, EventError> {
+        let too_short = EventError::TooShort {
+            kind,
+            length: body.len(),
+        };
+        let (fixed, names) = body.split_first_chunk::<META_BYTES>().ok_or(too_short)?;
+        let flags = u32::from_ne_bytes(array(fixed, 0));
+        let bad = |field, value: u64| EventError::BadField { field, value };
+        if flags & !KNOWN_FLAGS != 0 {
+            return Err(bad("flags", flags.into()));
+        }
+        let word = |at| u64::from_ne_bytes(array(fixed, at));
+        let half = |at| u16::from_ne_bytes(array(fixed, at));
+        let has = |bit| flags & bit != 0;
+        let (sni_length, alpn_length) = (usize::from(fixed[13]), usize::from(fixed[14]));
+        let (sni, rest) = names.split_at_checked(sni_length).ok_or(too_short)?;
+        let (alpn, _) = rest.split_at_checked(alpn_length).ok_or(too_short)?;
+        let ip = |at| -> Result<Option<IpAddr>, EventError> {
+            match fixed[12] {
+                0 => Ok(None),
+                4 => Ok(Some(Ipv4Addr::from(array::<4>(fixed, at)).into())),
+                6 => Ok(Some(Ipv6Addr::from(array::<16>(fixed, at)).into())),
+                other => Err(bad("family", other.into())),
+            }
+        };
+        let addresses = ip(16)?.zip(ip(32)?).map(|(local, peer)| {
+            (
+                SocketAddr::new(local, half(48)),
+                SocketAddr::new(peer, half(50)),
+            )
+        });
+        Ok(Self {
+            role: match fixed[4] {
+                1 => Role::Client,
+                2 => Role::Server,
+                other => return Err(bad("role", other.into())),
+            },
+            transport: match fixed[5] {
+                1 => Transport::Tcp,
+                2 => Transport::Dtls,
+                3 => Transport::Quic,
+                other => return Err(bad("transport", other.into())),
+            },
+            early: match fixed[6] {
+                0 => EarlyData::None,
+                1 => EarlyData::Pending,
+                2 => EarlyData::Accepted,
+                3 => EarlyData::Rejected,
+                other => return Err(bad("early", other.into())),
+            },
+            announcement: match fixed[7] {
+                1 => Announcement::New,
+                2 => Announcement::Midstream,
+                3 => Announcement::Inherited,
+                other => return Err(bad("announcement", other.into())),
+            },
+            handshake_done: has(HANDSHAKE_DONE),
+            resumed: has(RESUMED),
+            tls_version: Some(half(8)).filter(|version| *version != 0),
+            cipher: Some(half(10)).filter(|cipher| *cipher != 0),
+            addresses,
+            cookies: has(HAS_COOKIES).then(|| (word(56), word(64))),
+            client_random: has(HAS_CLIENT_RANDOM).then(|| array(fixed, 72)),
+            server_random: has(HAS_SERVER_RANDOM).then(|| array(fixed, 104)),
+            wire_counts: has(HAS_WIRE_COUNTS).then(|| (word(136), word(144))),
+            clear_prefix_sent: has(HAS_PREFIX).then(|| word(152)),
+            offsets: (word(160), word(168)),
+            parent: Some((word(176), word(184))).filter(|parent| parent.0 != 0),
+            sni,
+            alpn,
+        })
+    }
+}
+
+impl<'a> Body<'a> {
+    /// Reads what stands behind the header of a record of `kind`.
+    ///
+    /// # Errors
+    /// Bytes that no hook writes: an unknown kind, too few bytes, a value without meaning.
+    pub fn parse(kind: u8, flags: u8, body: &'a [u8]) -> Result<Self, EventError> {
+        use crate::layout::{FLAG_RECEIVED, MAX_PAYLOAD, kind as kinds};
+        let too_short = EventError::TooShort {
+            kind,
+            length: body.len(),
+        };
+        let word = |at: usize| -> Result<u64, EventError> {
+            let bytes = body.get(at..at + 8).ok_or(too_short)?;
+            Ok(u64::from_ne_bytes(array(bytes, 0)))
+        };
+        let direction = match flags {
+            0 => Direction::Sent,
+            FLAG_RECEIVED => Direction::Received,
+            other => {
+                return Err(EventError::BadField {
+                    field: "flags",
+                    value: other.into(),
+                });
+            }
+        };
+        match kind {
+            kinds::OPEN => Meta::parse(kind, body).map(Self::Open),
+            kinds::UPDATE => Meta::parse(kind, body).map(Self::Update),
+            kinds::DATA => {
+                let offset = word(0)?;
+                let bytes = &body[8..];
+                if bytes.is_empty() || bytes.len() > MAX_PAYLOAD {
+                    return Err(EventError::BadField {
+                        field: "length",
+                        value: bytes.len() as u64,
+                    });
+                }
+                if offset.checked_add(bytes.len() as u64).is_none() {
+                    return Err(EventError::BadField {
+                        field: "offset",
+                        value: offset,
+                    });
+                }
+                Ok(Self::Data {
+                    direction,
+                    offset,
+                    bytes,
+                })
+            }
+            kinds::CLOSE => Ok(Self::Close {
+                sent: word(0)?,
+                received: word(8)?,
+                reason: CloseReason::from_code(word(16)? & 0xffff_ffff)?,
+            }),
+            kinds::LOST => {
+                let (from, to) = (word(0)?, word(8)?);
+                if from >= to {
+                    return Err(EventError::BadField {
+                        field: "to",
+                        value: to,
+                    });
+                }
+                Ok(Self::Lost {
+                    direction,
+                    from,
+                    to,
+                })
+            }
+            other => Err(EventError::UnknownKind(other)),
+        }
+    }
+}
+
+impl CloseReason {
+    /// The reason of a CLOSE record or of an entry of the close table.
+    ///
+    /// # Errors
+    /// A number that stands for none.
+    pub fn from_code(code: u64) -> Result<Self, EventError> {
+        match code {
+            1 => Ok(Self::SentEnd),
+            2 => Ok(Self::ReceivedEnd),
+            3 => Ok(Self::Free),
+            4 => Ok(Self::Abort),
+            other => Err(EventError::BadField {
+                field: "reason",
+                value: other,
+            }),
+        }
+    }
+}
+
+/// `N` bytes of `bytes` from `at`; the callers have checked the length.
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+fn v6_octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::kind;
+
+    #[test]
+    fn meta_round_trip() {
+        let meta = Meta {
+            handshake_done: true,
+            tls_version: Some(0x0304),
+            cipher: Some(0x1302),
+            addresses: Some((
+                "[2001:db8::1]:443".parse().unwrap(),
+                "[2001:db8::2]:50000".parse().unwrap(),
+            )),
+            cookies: Some((7, 8)),
+            client_random: Some([3; 32]),
+            wire_counts: Some((517, 1200)),
+            clear_prefix_sent: Some(8),
+            offsets: (10, 20),
+            sni: b"example.com",
+            alpn: b"h2",
+            ..Meta::new(Role::Server)
+        };
+        let mut body = meta.encode_fixed().to_vec();
+        body.extend_from_slice(meta.sni);
+        body.extend_from_slice(meta.alpn);
+        assert_eq!(Body::parse(kind::OPEN, 0, &body), Ok(Body::Open(meta)));
+        body.pop();
+        assert!(Body::parse(kind::OPEN, 0, &body).is_err());
+    }
+
+    #[test]
+    fn data_needs_bytes() {
+        let body = 5u64.to_ne_bytes();
+        assert!(Body::parse(kind::DATA, 0, &body).is_err());
+        let mut body = body.to_vec();
+        body.extend_from_slice(b"x");
+        assert_eq!(
+            Body::parse(kind::DATA, 1, &body),
+            Ok(Body::Data {
+                direction: Direction::Received,
+                offset: 5,
+                bytes: b"x"
+            })
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! End-to-end tests: real programs, real TLS, judged by other people's tools.
