@@ -1,1 +1,20 @@
 //! End-to-end tests: real programs, real TLS, judged by other people's tools.
+//!
+//! ```text
+//! peers (nginx, curl, …), patched or stock ──TLS── peers
+//!    │ what they sent and stored themselves          │ sslcollector run -w capture.pcapng
+//!    v                                               v
+//! the truth  ── byte-equal ──  streams <── decode <── reader
+//!                              rules        tshark, capinfos, Suricata
+//! ```
+//!
+//! Nothing here uses code of the agent or of the hook. What the hook or the agent says of itself is
+//! never evidence; only its clear errors and its summary are looked at.
+
+pub mod decode;
+pub mod judges;
+pub mod process;
+pub mod reader;
+pub mod rules;
+pub mod streams;
+pub mod synth;

@@ -1,0 +1,7 @@
+//! Other people's programs, asked what they think of a capture.
+
+mod suricata;
+mod wireshark;
+
+pub use suricata::{FileInfo, HttpEvent, Profile, Suricata, Verdict};
+pub use wireshark::{complaints, exported_objects, follow, in_time_order};

@@ -1,0 +1,247 @@
+//! Suricata, reading a capture with all its event rules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::process::output_of;
+
+/// With which configuration Suricata reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The distribution's own.
+    Stock,
+    /// With packaging/suricata on top.
+    Sslcollector,
+}
+
+/// The judge.
+#[derive(Clone, Copy, Debug)]
+pub struct Suricata;
+
+/// What it found.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// One an HTTP transaction, in the order of Suricata's report.
+    pub http: Vec<HttpEvent>,
+    /// One a body.
+    pub files: Vec<FileInfo>,
+    /// State of each TCP flow at its end: `closed`, …
+    pub flow_states: Vec<String>,
+    /// Alerts of event rules and anomalies, as text; none is expected.
+    pub objections: Vec<String>,
+    /// `stats.tcp`.
+    tcp: Value,
+}
+
+/// A transaction.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HttpEvent {
+    /// Client's port.
+    pub port: u16,
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub url: String,
+    /// Status of the response; 0: none.
+    pub status: u64,
+    /// Body bytes of the response.
+    pub length: u64,
+}
+
+/// A body.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileInfo {
+    /// Path and query of the transaction.
+    pub url: String,
+    /// The client sent it.
+    pub upload: bool,
+    /// Bytes.
+    pub size: u64,
+    /// Lower case hexadecimal; empty where Suricata didn't see all.
+    pub sha256: String,
+    /// `CLOSED`: all of it was seen.
+    pub state: String,
+    /// It has holes.
+    pub gaps: bool,
+}
+
+/// Counters which are 0 when the capture is as it should be.
+const CLEAN: [&str; 5] = [
+    "reassembly_gap",
+    "invalid_checksum",
+    "midstream_pickups",
+    "ack_unseen_data",
+    "overlap",
+];
+
+impl Suricata {
+    /// Has it read `capture`; its files go to `directory`, which must exist.
+    ///
+    /// # Panics
+    /// If it can't be run, or refuses its configuration.
+    pub fn read(self, capture: &Path, profile: Profile, directory: &Path) -> Verdict {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let rules = directory.join("events.rules");
+        fs::write(&rules, event_rules()).expect("write the rules");
+        let mut command = Command::new("suricata");
+        command.args(["-c", "/etc/suricata/suricata.yaml", "--runmode", "single"]);
+        command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
+        if profile == Profile::Sslcollector {
+            let ours = project.join("packaging/suricata/sslcollector.yaml");
+            command.arg("--include").arg(real(&ours));
+        }
+        let eve = project.join("tests/data/eve.yaml");
+        command.arg("--include").arg(real(&eve));
+        command.arg("-S").arg(&rules).arg("-l").arg(directory);
+        command.arg("-r").arg(real(capture));
+        let said = output_of(&mut command);
+        // It goes on without a configuration that it can't read.
+        assert!(!said.contains("rror: "), "Suricata says: {said}");
+        let eve = fs::read_to_string(directory.join("eve.json")).expect("Suricata's report");
+        let events = eve.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        Verdict::from_events(events)
+    }
+}
+
+impl Verdict {
+    fn from_events(events: impl Iterator<Item = Value>) -> Self {
+        let mut verdict = Self::default();
+        for event in events {
+            match event["event_type"].as_str().unwrap_or_default() {
+                "http" => verdict.http.push(http_event(&event)),
+                "fileinfo" => verdict.files.push(file_info(&event)),
+                "flow" => verdict.flow_states.push(text(&event["flow"]["state"])),
+                "stats" => verdict.tcp = event["stats"]["tcp"].clone(),
+                "alert" => {
+                    let what = text(&event["alert"]["signature"]);
+                    verdict.objections.push(at(&event, &what));
+                }
+                "anomaly" => {
+                    let what = event["anomaly"].to_string();
+                    verdict.objections.push(at(&event, &what));
+                }
+                _ => {}
+            }
+        }
+        verdict
+    }
+
+    /// A counter of `stats.tcp`.
+    ///
+    /// # Panics
+    /// If Suricata doesn't report it.
+    pub fn tcp(&self, counter: &str) -> u64 {
+        let value = self.tcp[counter].as_u64();
+        value.unwrap_or_else(|| panic!("no stats.tcp.{counter}"))
+    }
+
+    /// All that Suricata objects to: events, anomalies and counters that aren't 0.
+    pub fn complaints(&self) -> Vec<String> {
+        let counters = CLEAN
+            .iter()
+            .map(|name| (name, self.tcp(name)))
+            .filter(|(_, value)| *value != 0)
+            .map(|(name, value)| format!("stats.tcp.{name} = {value}"));
+        self.objections.iter().cloned().chain(counters).collect()
+    }
+}
+
+fn http_event(event: &Value) -> HttpEvent {
+    let http = &event["http"];
+    HttpEvent {
+        port: u16::try_from(event["src_port"].as_u64().unwrap_or(0)).unwrap_or(0),
+        method: text(&http["http_method"]),
+        url: text(&http["url"]),
+        status: http["status"].as_u64().unwrap_or(0),
+        length: http["length"].as_u64().unwrap_or(0),
+    }
+}
+
+fn file_info(event: &Value) -> FileInfo {
+    let file = &event["fileinfo"];
+    // The destination's port is the client's where the server sent the body.
+    let upload = event["dest_port"].as_u64() < event["src_port"].as_u64();
+    FileInfo {
+        url: text(&event["http"]["url"]),
+        upload,
+        size: file["size"].as_u64().unwrap_or(0),
+        sha256: text(&file["sha256"]),
+        state: text(&file["state"]),
+        gaps: file["gaps"].as_bool().unwrap_or(true),
+    }
+}
+
+fn at(event: &Value, what: &str) -> String {
+    format!("packet {}: {what}", event["pcap_cnt"])
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The event rules that Suricata ships for what we forge.
+fn event_rules() -> String {
+    let directories = ["/etc/suricata/rules", "/usr/share/suricata/rules"];
+    let files = ["decoder-events", "stream-events", "http-events", "app-layer-events"];
+    let read = |name: &str| {
+        directories
+            .iter()
+            .find_map(|dir| fs::read_to_string(format!("{dir}/{name}.rules")).ok())
+            .unwrap_or_else(|| panic!("Suricata's {name}.rules are in none of {directories:?}"))
+    };
+    files.map(read).concat()
+}
+
+/// Suricata takes relative paths as relative to its own configuration.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth;
+
+    fn judge(packets: &[synth::Synth], profile: Profile) -> Verdict {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.pcapng");
+        fs::write(&file, synth::pcapng(&synth::capture(packets))).unwrap();
+        Suricata.read(&file, profile, directory.path())
+    }
+
+    #[test]
+    fn a_good_conversation_has_no_objection() {
+        for profile in [Profile::Stock, Profile::Sslcollector] {
+            let verdict = judge(&synth::conversation(), profile);
+            assert_eq!(verdict.complaints(), [""; 0], "{profile:?}");
+            assert_eq!(verdict.flow_states, ["closed"]);
+            let expected = HttpEvent {
+                port: 50000,
+                method: "GET".into(),
+                url: "/a".into(),
+                status: 200,
+                length: 40_000,
+            };
+            assert_eq!(verdict.http, [expected]);
+            assert_eq!(verdict.files.len(), 1);
+            assert_eq!(verdict.files[0].sha256.len(), 64);
+        }
+    }
+
+    #[test]
+    fn broken_ones_are_seen() {
+        let mut packets = synth::conversation();
+        packets[8].tcp_checksum_error = 1;
+        let verdict = judge(&packets, Profile::Sslcollector);
+        assert_eq!(verdict.tcp("invalid_checksum"), 1);
+        assert!(!verdict.objections.is_empty());
+        let mut packets = synth::conversation();
+        packets.remove(8);
+        assert_eq!(judge(&packets, Profile::Stock).tcp("reassembly_gap"), 1);
+        assert!(judge(&synth::conversation()[3..], Profile::Stock).http.is_empty());
+    }
+}

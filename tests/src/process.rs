@@ -1,0 +1,153 @@
+//! Other programs: started, waited for within a bound, and ended by their id.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A test that waits longer than this has failed; no test should come near it.
+pub const LIMIT: Duration = Duration::from_secs(150);
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A running program. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts a program; it reads nothing.
+    ///
+    /// # Panics
+    /// If it can't be started; the text names the way to install it.
+    pub fn start(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error} (scripts/install-peers.sh test)"));
+        Self { child, name }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If there is no such process any more.
+    pub fn signal(&self, signal: Signal) {
+        send(self.id(), signal);
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// After [`LIMIT`].
+    pub fn wait(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        until(&format!("end of {name}"), || {
+            self.child.try_wait().expect("wait for a child")
+        })
+    }
+
+    /// Waits for its end and what it printed to the pipes that it was given.
+    ///
+    /// # Panics
+    /// After [`LIMIT`].
+    pub fn output(mut self) -> Output {
+        let stdout = drain(self.child.stdout.take());
+        let stderr = drain(self.child.stderr.take());
+        let status = self.wait();
+        Output {
+            status,
+            stdout: stdout.join().expect("reader of stdout"),
+            stderr: stderr.join().expect("reader of stderr"),
+        }
+    }
+
+    /// The pipe from its standard output, if it was given one and it wasn't taken yet.
+    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A stopped process dies of SIGKILL as well. Both calls are harmless after its end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program to its end with both outputs in pipes.
+///
+/// # Panics
+/// See [`Process::start`] and [`Process::wait`].
+pub fn run(command: &mut Command) -> Output {
+    Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).output()
+}
+
+/// Runs a program that must succeed; both outputs, stdout first.
+///
+/// # Panics
+/// If it fails.
+pub fn output_of(command: &mut Command) -> String {
+    let output = run(command);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    text
+}
+
+/// Sends a signal to one process.
+///
+/// # Panics
+/// If there is no such process.
+pub fn send(id: u32, signal: Signal) {
+    let id = Pid::from_raw(id.cast_signed()).expect("a process id isn't 0");
+    kill_process(id, signal).expect("signal a process");
+}
+
+/// Looks again and again until there is something.
+///
+/// # Panics
+/// After [`LIMIT`].
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < LIMIT, "waited too long for: {what}");
+        thread::sleep(POLL);
+    }
+}
+
+/// Where a program is, looked for as a shell does and in the directories of system programs.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"])
+        .map(|directory| Path::new(directory).join(program))
+        .find(|file| file.is_file())
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What came before an error is what there is.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
