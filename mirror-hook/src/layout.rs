@@ -27,7 +27,8 @@
 //!   64      u64   producers  head                 position behind the last reservation
 //!   128     u64   agent      tail                 position up to which records are read and zeroed
 //!   192     u32   agent      state                STATE_*
-//!   196     u32   agent      sleeping             1: the agent sleeps in FUTEX_WAIT on this word
+//!   196     u32   agent      sleeping             1: the agent sleeps in FUTEX_WAIT on this word; the
+//!                                                 producer that wakes it sets 0 first
 //!   200     u64   agent      granted_bytes        the capacity, valid once state is STATE_READY
 //!   208     u32   kernel     owner                robust futex: thread id of the agent's owner thread;
 //!                                                 the kernel sets FUTEX_OWNER_DIED when it is gone

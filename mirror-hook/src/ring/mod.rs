@@ -1,0 +1,31 @@
+//! The ring: many producers in the application, one consumer in the agent, discard when full.
+//!
+//! ```text
+//!            tail (agent)                       head (application)
+//!              |                                  |
+//!   ...000000  [word|payload][word|payload][BUSY..]  000000...
+//!              ^ the consumer's private position
+//! ```
+//!
+//! The format is in [`crate::layout`]. A producer reserves by compare-and-swap on `head`, stores the
+//! record's word with the BUSY bit, copies, and stores the word again without it. The consumer reads
+//! behind it, zeroes what it has read, and moves `tail`. Each side takes the other for hostile: it
+//! checks the other's counters, keeps its own privately, and never follows what it can't bound.
+//!
+//! Both are generic over [`Memory`], so that loom and the oracle tests run the very same code on
+//! heap memory.
+
+mod close_table;
+mod consumer;
+mod cursor;
+mod mem;
+mod producer;
+#[cfg(test)]
+mod tests;
+
+pub use close_table::ClosedConnection;
+pub use consumer::{
+    Consumer, Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError,
+};
+pub use mem::{HeapMemory, Memory};
+pub use producer::{Producer, Record, Refused};

@@ -1,0 +1,237 @@
+//! The application's end: reserve, mark, copy, commit. Lock-free; any number of threads.
+
+use std::sync::atomic::compiler_fence;
+
+use super::cursor::{Span, used};
+use super::mem::Memory;
+use crate::layout::{
+    BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, RecordWord,
+    STATE_DETACHED, STATE_READY, STATE_WAITING, WAKE_BYTES, control, padded, stamp,
+};
+use crate::sync::Ordering;
+
+/// How often a pair of counters that don't fit each other is read again. They may be of different
+/// times (this thread slept between the two loads), which another look cures; hostile ones stay.
+const LOOKS: u32 = 8;
+
+/// Writes records. See [`crate::layout`] for what it writes.
+#[derive(Debug)]
+pub struct Producer<M> {
+    memory: M,
+    data_bytes: u64,
+    bootstrap_bytes: u64,
+}
+
+/// What stands before a record's own part.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// One of [`crate::layout::kind`].
+    pub kind: u8,
+    /// [`crate::layout::FLAG_RECEIVED`] or 0.
+    pub flags: u8,
+    /// The connection, counted from 1.
+    pub connection: u64,
+    /// CLOCK_MONOTONIC in nanoseconds.
+    pub at_ns: u64,
+}
+
+/// Why a record wasn't written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It doesn't fit now.
+    #[error("the ring has no room")]
+    Full,
+    /// The agent has left: this ring is over.
+    #[error("the agent has left this ring")]
+    Detached,
+    /// The control page holds what no agent writes: never use this ring again.
+    #[error("the ring's control page has been corrupted")]
+    Hostile,
+}
+
+impl<M: Memory> Producer<M> {
+    /// A producer for `memory`, whose ring has `data_bytes` (a power of two from
+    /// [`BOOTSTRAP_BYTES`] to [`MAX_DATA_BYTES`]); `None` if it hasn't.
+    pub fn new(memory: M, data_bytes: u64) -> Option<Self> {
+        let whole = memory.length_bytes().checked_sub(CONTROL_BYTES)?;
+        let valid = data_bytes.is_power_of_two()
+            && (BOOTSTRAP_BYTES..=MAX_DATA_BYTES).contains(&data_bytes)
+            && data_bytes <= whole as u64;
+        valid.then_some(Self {
+            memory,
+            data_bytes,
+            bootstrap_bytes: BOOTSTRAP_BYTES,
+        })
+    }
+
+    /// A ring as small as a test needs it; everything below `data_bytes` may be used at once.
+    #[cfg(test)]
+    pub(crate) fn small(memory: M, data_bytes: u64) -> Self {
+        Self {
+            memory,
+            data_bytes,
+            bootstrap_bytes: data_bytes,
+        }
+    }
+
+    /// The shared memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Whether the agent has left: nothing will ever be read from here again.
+    pub fn detached(&self) -> bool {
+        matches!(self.room(), Err(Refused::Detached))
+    }
+
+    /// Whether the agent has answered and given this ring its pages.
+    pub fn ready(&self) -> bool {
+        self.memory.load_u32(control::STATE, Ordering::Acquire) == STATE_READY
+    }
+
+    /// Whether a record with `body_bytes` behind its header would fit now.
+    pub fn fits(&self, body_bytes: usize) -> bool {
+        let length = padded((HEADER_BYTES + body_bytes) as u64);
+        self.room().and_then(|room| self.look(room, length)).is_ok()
+    }
+
+    /// Writes one record whose body is `parts` one behind the other. It is whole for the consumer,
+    /// or not there at all.
+    ///
+    /// # Errors
+    /// See [`Refused`]; nothing has been written then.
+    pub fn write(&self, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {
+        let body: usize = parts.iter().map(|part| part.len()).sum();
+        let length = HEADER_BYTES + body;
+        let Ok(length_word) = u32::try_from(length) else {
+            return Err(Refused::Full);
+        };
+        let room = self.room()?;
+        let (position, in_use) = self.reserve(room, padded(length as u64))?;
+
+        let mut word = RecordWord {
+            busy: true,
+            stamp: stamp(position),
+            flags: record.flags,
+            kind: record.kind,
+            length: length_word,
+        };
+        let span = Span::new(position, length, room.capacity);
+        // Tells the agent the record's length should this process die in the copy.
+        self.memory
+            .store_u64(span.first, word.pack(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        let mut at = 8;
+        self.copy(span, &mut at, &record.connection.to_ne_bytes());
+        self.copy(span, &mut at, &record.at_ns.to_ne_bytes());
+        for part in parts {
+            self.copy(span, &mut at, part);
+        }
+        word.busy = false;
+        // Publishes the copy: pairs with the Acquire load of the word in `Consumer::poll`.
+        self.memory
+            .store_u64(span.first, word.pack(), Ordering::Release);
+        self.wake(in_use);
+        Ok(())
+    }
+
+    fn copy(&self, span: Span, at: &mut usize, bytes: &[u8]) {
+        let before_end = span.first_bytes.saturating_sub(*at).min(bytes.len());
+        let (first, second) = bytes.split_at(before_end);
+        if !first.is_empty() {
+            self.memory.write(span.first + *at, first);
+        }
+        if !second.is_empty() {
+            let wrapped = (*at + before_end).saturating_sub(span.first_bytes);
+            self.memory.write(Span::BEGIN + wrapped, second);
+        }
+        *at += bytes.len();
+    }
+
+    /// What the agent lets us use now.
+    fn room(&self) -> Result<Room, Refused> {
+        // Pairs with the Release store in `Consumer::grant`: granted_bytes is valid with READY.
+        let state = self.memory.load_u32(control::STATE, Ordering::Acquire);
+        let owner = self.memory.load_u32(control::OWNER, Ordering::Relaxed);
+        if owner & OWNER_DIED != 0 {
+            return Err(Refused::Detached);
+        }
+        match state {
+            STATE_WAITING => Ok(Room {
+                capacity: self.data_bytes,
+                last: self.bootstrap_bytes,
+            }),
+            STATE_READY => {
+                let granted = self
+                    .memory
+                    .load_u64(control::GRANTED_BYTES, Ordering::Relaxed);
+                let valid = granted.is_power_of_two()
+                    && (self.bootstrap_bytes..=self.data_bytes).contains(&granted);
+                valid
+                    .then_some(Room {
+                        capacity: granted,
+                        last: u64::MAX,
+                    })
+                    .ok_or(Refused::Hostile)
+            }
+            STATE_DETACHED => Err(Refused::Detached),
+            _ => Err(Refused::Hostile),
+        }
+    }
+
+    /// Head and bytes in use, if `length` more fit.
+    fn look(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
+        let Room { capacity, last } = room;
+        for _ in 0..LOOKS {
+            // The tail first: it only grows, so room seen with an old one is room. Pairs with the
+            // Release store in `Consumer::release`: what is reserved from here on has been zeroed.
+            let tail = self.memory.load_u64(control::TAIL, Ordering::Acquire);
+            let head = self.memory.load_u64(control::HEAD, Ordering::Relaxed);
+            let Some(used) = used(head, tail, capacity) else {
+                continue;
+            };
+            let end = head.checked_add(length).ok_or(Refused::Hostile)?;
+            let fits = end <= last && used + length <= capacity;
+            return fits.then_some((head, used)).ok_or(Refused::Full);
+        }
+        Err(Refused::Hostile)
+    }
+
+    fn reserve(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
+        loop {
+            let (head, used) = self.look(room, length)?;
+            // Sequentially consistent with the loads of `sleeping` here and of `head` in
+            // `Consumer::prepare_sleep`: one of the two sees the other.
+            let swap = self
+                .memory
+                .compare_exchange_u64(control::HEAD, head, head + length);
+            // It fails only because another producer came through.
+            if swap.is_ok() {
+                return Ok((head, used + length));
+            }
+        }
+    }
+
+    fn wake(&self, in_use: u64) {
+        if in_use < WAKE_BYTES || self.memory.load_u32(control::SLEEPING, Ordering::SeqCst) != 1 {
+            return;
+        }
+        // Whoever clears it wakes: one system call for one sleep, and no sleep on a stale word.
+        if self
+            .memory
+            .compare_exchange_u32(control::SLEEPING, 1, 0)
+            .is_ok()
+        {
+            self.memory.wake(control::SLEEPING);
+        }
+    }
+}
+
+/// What may be used.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Size of the ring.
+    capacity: u64,
+    /// No position beyond this one.
+    last: u64,
+}

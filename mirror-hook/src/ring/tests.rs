@@ -1,0 +1,1 @@
+//! The ring against an oracle, and under loom.
