@@ -253,7 +253,8 @@ pub struct Packet<'a> {
     pub at: WallTime,
     /// A whole Ethernet frame without FCS.
     pub frame: &'a [u8],
-    /// What a reader should be told about it; on the first packet of a flow.
+    /// What a reader should be told about it: on the first packet of a flow, and on a reset that tells of a hole or
+    /// that the session itself did not show.
     pub comment: Option<&'a str>,
 }
 

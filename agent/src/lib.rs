@@ -1,3 +1,8 @@
 //! The agent: reads the rings, finds each session's flow, forges its packets, and puts them out.
 
+pub mod cipher;
+pub mod escape;
 pub mod event;
+pub mod forge;
+pub mod output;
+pub mod wire;

@@ -1,0 +1,121 @@
+//! What the first packet of a flow tells its reader: `key=value` pairs on one line.
+//!
+//! ```text
+//! flow=00112233445566778899aabbccddeeff process=curl pid=4711 uid=1000 role=client bound=socket
+//! sni=www.example.com alpn=http/1.1 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384
+//! ```
+//!
+//! Present only where they say something: `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
+//! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
+//! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
+//! offsets in the flow at which its two streams begin.
+
+use std::fmt::{self, Display};
+
+use mirror_hook::event::{Announcement, EarlyData, Role};
+
+use crate::cipher::{CipherName, VersionName};
+use crate::escape::Word;
+use crate::event::{Binding, FlowId, FlowInfo};
+
+/// Shows a flow's id as hexadecimal digits.
+pub(super) struct Id(pub(super) FlowId);
+
+impl Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Shows what is known of a flow.
+pub(super) struct Metadata<'a>(pub(super) &'a FlowInfo);
+
+impl Display for Metadata<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let info = self.0;
+        write!(f, "flow={}", Id(info.id))?;
+        if !info.process.name.is_empty() {
+            write!(f, " process={}", Word(&info.process.name))?;
+        }
+        write!(f, " pid={} uid={}", info.process.pid, info.process.uid)?;
+        f.write_str(match info.role {
+            Role::Client => " role=client",
+            Role::Server => " role=server",
+        })?;
+        f.write_str(match info.binding {
+            Binding::Socket => " bound=socket",
+            Binding::Wire => " bound=wire",
+            Binding::WireAmbiguous => " bound=wire-ambiguous",
+            Binding::Placeholder => " bound=placeholder",
+        })?;
+        if let Some(sni) = &info.sni {
+            write!(f, " sni={}", Word(sni))?;
+        }
+        if let Some(alpn) = &info.alpn {
+            write!(f, " alpn={}", Word(alpn))?;
+        }
+        if let Some(version) = info.tls_version {
+            write!(f, " tls={}", VersionName(version))?;
+        }
+        if let Some(cipher) = info.cipher {
+            write!(f, " cipher={}", CipherName(cipher))?;
+        }
+        if info.resumed {
+            f.write_str(" resumed=yes")?;
+        }
+        f.write_str(match info.early {
+            EarlyData::None => "",
+            EarlyData::Pending => " early=pending",
+            EarlyData::Accepted => " early=accepted",
+            EarlyData::Rejected => " early=rejected",
+        })?;
+        f.write_str(match info.announcement {
+            Announcement::New => "",
+            Announcement::Midstream => " announced=midstream",
+            Announcement::Inherited => " announced=inherited",
+        })?;
+        match info.clear_prefix {
+            Some(bytes) if bytes > 0 => write!(f, " clear_prefix={bytes}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forge::testing;
+
+    #[test]
+    fn says_what_is_known() {
+        let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
+        assert_eq!(
+            Metadata(&info).to_string(),
+            "flow=07070707070707070707070707070707 process=curl pid=4711 uid=1000 role=client bound=socket"
+        );
+        info.sni = Some("a.example".into());
+        info.alpn = Some("h2".into());
+        info.tls_version = Some(0x0304);
+        info.cipher = Some(0x1302);
+        info.resumed = true;
+        info.early = EarlyData::Accepted;
+        info.announcement = Announcement::Midstream;
+        info.clear_prefix = Some(42);
+        assert!(Metadata(&info).to_string().ends_with(
+            " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 resumed=yes \
+             early=accepted announced=midstream clear_prefix=42"
+        ));
+    }
+
+    #[test]
+    fn strangers_add_no_field_and_no_line() {
+        let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
+        info.sni = Some("x pid=1\n\u{1b}[31m".into());
+        let text = Metadata(&info).to_string();
+        assert!(text.ends_with(" sni=x\\u{20}pid=1\\u{a}\\u{1b}[31m"));
+        assert!(
+            text.chars()
+                .all(|character| character == ' ' || character.is_ascii_graphic())
+        );
+    }
+}

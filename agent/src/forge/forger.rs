@@ -1,0 +1,282 @@
+//! All flows of a worker.
+
+use std::collections::HashMap;
+use std::io;
+
+use mirror_hook::event::Transport;
+
+use super::conversation::{Segment, Sides};
+use super::flow::{Flow, ResetReason};
+use super::path::{Pair, Path};
+use super::sequence::{RecentSequences, SequenceKey};
+use super::stats::ForgeStats;
+use crate::event::{
+    FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Packet, PacketSink, Side, WallTime,
+};
+use crate::wire::{FrameBuffer, SeqNumber};
+
+/// The largest IP packet that is forged, in bytes: 1,280 (which IPv6 asks for, RFC 8200 section 5) to 65,535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mtu(u16);
+
+/// No MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an MTU of {0} bytes is too small; the smallest is 1280")]
+pub struct MtuError(u16);
+
+impl Mtu {
+    /// Checks a number of bytes.
+    ///
+    /// # Errors
+    /// Fewer than 1,280.
+    pub fn new(bytes: u16) -> Result<Self, MtuError> {
+        if bytes < 1280 {
+            Err(MtuError(bytes))
+        } else {
+            Ok(Self(bytes))
+        }
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Mtu {
+    /// Ethernet's 1,500.
+    fn default() -> Self {
+        Self(1500)
+    }
+}
+
+/// How packets are forged.
+#[derive(Clone, Copy, Debug)]
+pub struct ForgeConfig {
+    /// Behind the initial sequence numbers.
+    pub key: SequenceKey,
+    /// The largest packet.
+    pub mtu: Mtu,
+}
+
+/// Forges the packets of all flows that are given to it, and hands them to a sink.
+///
+/// [`FlowSink`] has no result: the first error of the sink is kept for
+/// [`take_error`](Self::take_error), and nothing is forged any more after it.
+#[derive(Debug)]
+pub struct Forger<P> {
+    flows: HashMap<u64, Slot>,
+    /// Which flow holds a pair of endpoints.
+    holders: HashMap<Pair, u64>,
+    context: Context<P>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Forged(Box<Flow>),
+    /// Can't be forged; kept so that what comes for it is known as such. Which sides have finished.
+    Refused(Sides<bool>),
+}
+
+/// What all flows share.
+#[derive(Debug)]
+pub(super) struct Context<P> {
+    pub(super) stats: ForgeStats,
+    config: ForgeConfig,
+    recent: RecentSequences,
+    frame: FrameBuffer,
+    sink: P,
+    failure: Failure,
+}
+
+#[derive(Debug)]
+enum Failure {
+    None,
+    Kept(io::Error),
+    Taken,
+}
+
+impl<P: PacketSink> Forger<P> {
+    /// A forger without flows.
+    pub fn new(config: ForgeConfig, sink: P) -> Self {
+        Self {
+            flows: HashMap::new(),
+            holders: HashMap::new(),
+            context: Context {
+                stats: ForgeStats::default(),
+                config,
+                recent: RecentSequences::default(),
+                frame: FrameBuffer::default(),
+                sink,
+                failure: Failure::None,
+            },
+        }
+    }
+
+    /// The counts so far.
+    pub fn stats(&self) -> ForgeStats {
+        self.context.stats
+    }
+
+    /// Flows that have begun and not ended.
+    pub fn live_flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The first error of the sink, once.
+    pub fn take_error(&mut self) -> Option<io::Error> {
+        match std::mem::replace(&mut self.context.failure, Failure::Taken) {
+            Failure::Kept(error) => Some(error),
+            other => {
+                self.context.failure = other;
+                None
+            }
+        }
+    }
+
+    /// The sink, to release or flush it.
+    pub fn sink_mut(&mut self) -> &mut P {
+        &mut self.context.sink
+    }
+
+    /// Gives the sink back.
+    pub fn into_sink(self) -> P {
+        self.context.sink
+    }
+
+    /// The agent ends: every live flow is reset, by the side that was mirrored, in the order in which
+    /// they were numbered.
+    pub fn finish(&mut self, at: WallTime) {
+        let mut live: Vec<_> = self.flows.drain().collect();
+        live.sort_unstable_by_key(|(number, _)| *number);
+        self.holders.clear();
+        for (_, slot) in live {
+            if let Slot::Forged(mut flow) = slot {
+                flow.abandon(ResetReason::AgentEnd, at, &mut self.context);
+            }
+        }
+    }
+
+    fn begin(&mut self, number: u64, at: WallTime, info: &FlowInfo) {
+        if self.flows.contains_key(&number) {
+            self.context.stats.violations += 1;
+            return;
+        }
+        self.context.stats.flows += 1;
+        // Datagrams are never told as a stream.
+        let path = Some(info.tuple).filter(|_| info.transport == Transport::Tcp);
+        let Some(path) = path.and_then(|tuple| Path::new(tuple).ok()) else {
+            self.context.stats.flows_refused += 1;
+            self.flows.insert(number, Slot::Refused(Sides::default()));
+            return;
+        };
+        let at = self.supersede(path.pair(), at);
+        self.holders.insert(path.pair(), number);
+        let flow = Flow::begin(info, path, at, &mut self.context);
+        self.flows.insert(number, Slot::Forged(Box::new(flow)));
+    }
+
+    /// Ends a live flow between the same endpoints. Returns the time at which another may begin.
+    fn supersede(&mut self, pair: Pair, at: WallTime) -> WallTime {
+        let holder = self
+            .holders
+            .remove(&pair)
+            .and_then(|holder| self.flows.get_mut(&holder));
+        let Some(Slot::Forged(flow)) = holder else {
+            return at;
+        };
+        self.context.stats.flows_superseded += 1;
+        flow.abandon(ResetReason::Superseded, at, &mut self.context);
+        flow.at()
+    }
+
+    fn end(&mut self, number: u64) {
+        if let Some(Slot::Forged(flow)) = self.flows.remove(&number)
+            && let Some(pair) = flow.pair()
+        {
+            self.holders.remove(&pair);
+        }
+    }
+}
+
+impl<P: PacketSink> FlowSink for Forger<P> {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        if !matches!(self.context.failure, Failure::None) {
+            return;
+        }
+        if let FlowChange::Begin(info) = event.change {
+            return self.begin(event.flow, event.at, info);
+        }
+        let over = match self.flows.get_mut(&event.flow) {
+            Some(Slot::Forged(flow)) => flow.change(event.change, event.at, &mut self.context),
+            Some(Slot::Refused(finished)) => {
+                self.context.stats.dropped_bytes += clear_text_bytes(&event.change);
+                refused_ends(&event.change, finished)
+            }
+            None => {
+                self.context.stats.violations += 1;
+                self.context.stats.dropped_bytes += clear_text_bytes(&event.change);
+                false
+            }
+        };
+        if over {
+            self.end(event.flow);
+        }
+    }
+}
+
+impl<P: PacketSink> Context<P> {
+    pub(super) fn mtu_bytes(&self) -> u16 {
+        self.config.mtu.bytes()
+    }
+
+    pub(super) fn initial_sequences(&mut self, id: FlowId, path: &Path) -> Sides<SeqNumber> {
+        let mut choose = |side: Side| {
+            let (from, to) = (path.endpoint(side), path.endpoint(side.peer()));
+            self.recent.choose(&self.config.key, id, side, from, to)
+        };
+        Sides {
+            client: choose(Side::Client),
+            server: choose(Side::Server),
+        }
+    }
+
+    /// Makes a segment's frame and hands it on.
+    pub(super) fn emit(
+        &mut self,
+        path: &Path,
+        mss: u16,
+        at: WallTime,
+        segment: &Segment<'_>,
+        comment: Option<&str>,
+    ) {
+        if !matches!(self.failure, Failure::None) {
+            return;
+        }
+        let frame = path.frame(segment, mss, &mut self.frame);
+        self.stats.packets += 1;
+        self.stats.frame_bytes += frame.len() as u64;
+        if let Err(error) = self.sink.packet(Packet { at, frame, comment }) {
+            self.failure = Failure::Kept(error);
+        }
+    }
+}
+
+fn clear_text_bytes(change: &FlowChange<'_>) -> u64 {
+    match change {
+        FlowChange::Data { bytes, .. } => bytes.len() as u64,
+        _ => 0,
+    }
+}
+
+/// True if the change is the end of a flow of which these sides have finished.
+fn refused_ends(change: &FlowChange<'_>, finished: &mut Sides<bool>) -> bool {
+    match change {
+        FlowChange::Reset { .. } => true,
+        FlowChange::Finish { from } => {
+            finished[*from] = true;
+            finished.client && finished.server
+        }
+        _ => false,
+    }
+}

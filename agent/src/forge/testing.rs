@@ -1,0 +1,34 @@
+//! What the tests of this module share.
+
+use std::sync::Arc;
+
+use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
+
+use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, Tuple};
+
+/// A plain flow of curl.
+pub(super) fn info(client: &str, server: &str) -> FlowInfo {
+    FlowInfo {
+        id: FlowId([7; 16]),
+        tuple: Tuple {
+            client: client.parse().unwrap(),
+            server: server.parse().unwrap(),
+        },
+        binding: Binding::Socket,
+        process: Arc::new(ProcessInfo {
+            pid: 4711,
+            uid: 1000,
+            name: "curl".into(),
+        }),
+        role: Role::Client,
+        announcement: Announcement::New,
+        transport: Transport::Tcp,
+        sni: None,
+        alpn: None,
+        tls_version: None,
+        cipher: None,
+        resumed: false,
+        early: EarlyData::None,
+        clear_prefix: None,
+    }
+}

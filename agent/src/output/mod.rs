@@ -1,0 +1,7 @@
+//! Where packets and summaries go.
+
+mod pcapng;
+mod tee;
+
+pub use pcapng::PcapngWriter;
+pub use tee::Tee;
