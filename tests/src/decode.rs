@@ -173,9 +173,9 @@ pub fn tcp_checksum(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 
 fn sum(bytes: &[u8]) -> u64 {
     let (pairs, odd) = bytes.as_chunks::<2>();
     let odd = odd.first().map_or(0, |&byte| u64::from(byte) << 8);
-    pairs.iter().fold(odd, |sum, &pair| {
-        sum + u64::from(u16::from_be_bytes(pair))
-    })
+    pairs
+        .iter()
+        .fold(odd, |sum, &pair| sum + u64::from(u16::from_be_bytes(pair)))
 }
 
 fn fold(mut sum: u64) -> u16 {

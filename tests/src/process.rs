@@ -35,6 +35,14 @@ impl Process {
         Self { child, name }
     }
 
+    /// As [`Process::start`], with both outputs in pipes for [`Process::output`].
+    ///
+    /// # Panics
+    /// As above.
+    pub fn start_piped(command: &mut Command) -> Self {
+        Self::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -93,7 +101,7 @@ impl Drop for Process {
 /// # Panics
 /// See [`Process::start`] and [`Process::wait`].
 pub fn run(command: &mut Command) -> Output {
-    Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).output()
+    Process::start_piped(command).output()
 }
 
 /// Runs a program that must succeed; both outputs, stdout first.
@@ -104,7 +112,11 @@ pub fn output_of(command: &mut Command) -> String {
     let output = run(command);
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{text}",
+        output.status
+    );
     text
 }
 

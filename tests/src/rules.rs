@@ -60,7 +60,7 @@ pub enum Rule {
     NotClosed,
     /// Time goes back.
     Time,
-    /// A flow without a comment on its SYN, or a comment elsewhere.
+    /// A flow without a comment on its SYN, or a comment on what is neither SYN nor RST.
     Comment,
 }
 
@@ -171,7 +171,8 @@ impl Checker {
     fn segment(&mut self, segment: &Segment<'_>, comment: Option<&str>) {
         self.header(segment);
         let opens = segment.flags == SYN;
-        if opens != comment.is_some_and(|comment| !comment.is_empty()) {
+        let has_comment = comment.is_some_and(|comment| !comment.is_empty());
+        if opens != has_comment && !segment.has(RST) {
             self.object(Rule::Comment, format!("comment: {comment:?}"));
         }
         let ends = (segment.source, segment.destination);
@@ -277,7 +278,9 @@ impl Checker {
                 flow.acknowledged[1] = segment.seq;
                 State::SynReceived
             }),
-            State::SynReceived => (segment.is_pure_ack() && side == 0).then_some(State::Established),
+            State::SynReceived => {
+                (segment.is_pure_ack() && side == 0).then_some(State::Established)
+            }
             state => (!segment.has(SYN)).then_some(state),
         };
         match step {

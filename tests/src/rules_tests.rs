@@ -89,7 +89,10 @@ fn handshake() {
 #[test]
 fn comments_and_time() {
     assert_eq!(with(0, |p| p.comment = None), [Rule::Comment]);
-    assert_eq!(with(FULL, |p| p.comment = Some("x".into())), [Rule::Comment]);
+    assert_eq!(
+        with(FULL, |p| p.comment = Some("x".into())),
+        [Rule::Comment]
+    );
     assert_eq!(with(FULL, |p| p.at_ns -= 2000), [Rule::Time]);
 }
 
@@ -186,7 +189,10 @@ fn tuples() {
         talk.packets
     };
     assert_eq!(broken(&[ended(), again(3)].concat()), []);
-    assert_eq!(broken(&[ended(), again(1)].concat()), [Rule::InitialSequence]);
+    assert_eq!(
+        broken(&[ended(), again(1)].concat()),
+        [Rule::InitialSequence]
+    );
     let open = ended()[..3].to_vec();
     assert_eq!(broken(&[open, again(3)].concat()), [Rule::TupleInUse]);
 }

@@ -104,12 +104,19 @@ impl Stream {
         };
         for hole in self.holes.iter().chain([&behind]) {
             let run = usize::try_from(hole.offset - offset as u64).ok()?;
-            let (mirrored, real) = (&self.bytes[seen..seen + run], truth.get(offset..offset + run));
+            let (mirrored, real) = (
+                &self.bytes[seen..seen + run],
+                truth.get(offset..offset + run),
+            );
             let Some(real) = real else {
                 return Some(format!("more than the {} bytes there were", truth.len()));
             };
             if mirrored != real {
-                let at = mirrored.iter().zip(real).take_while(|(a, b)| a == b).count();
+                let at = mirrored
+                    .iter()
+                    .zip(real)
+                    .take_while(|(a, b)| a == b)
+                    .count();
                 return Some(format!("differs at offset {}", offset + at));
             }
             seen += run;
@@ -169,7 +176,10 @@ pub fn flows(capture: &Capture) -> Result<Vec<Flow>, String> {
         };
         let gap = segment.seq.wrapping_sub(next[side]);
         if gap.cast_signed() < 0 {
-            return Err(format!("{number}: goes back by {} bytes", gap.wrapping_neg()));
+            return Err(format!(
+                "{number}: goes back by {} bytes",
+                gap.wrapping_neg()
+            ));
         }
         if gap > 0 {
             stream.hole(gap.into());
@@ -213,11 +223,23 @@ mod tests {
         talk.hole(0, 4);
         talk.record(0, b"hij");
         let lost = flows(&capture(&talk.packets)).unwrap().remove(0).request;
-        assert_eq!(lost.holes(), [Hole { offset: 3, length: 4 }]);
+        assert_eq!(
+            lost.holes(),
+            [Hole {
+                offset: 3,
+                length: 4
+            }]
+        );
         assert_eq!(lost.whole(), None);
         assert_eq!(lost.difference(b"abcdefghij"), None);
-        assert_eq!(lost.difference(b"abcdefgXij"), Some("differs at offset 7".into()));
-        assert_eq!(lost.difference(b"abXdefghij"), Some("differs at offset 2".into()));
+        assert_eq!(
+            lost.difference(b"abcdefgXij"),
+            Some("differs at offset 7".into())
+        );
+        assert_eq!(
+            lost.difference(b"abXdefghij"),
+            Some("differs at offset 2".into())
+        );
         assert!(lost.difference(b"abcdefghi").is_some());
         assert!(lost.difference(b"abcdefghijk").is_some());
         assert_eq!(lost.difference_at_beginning(b"abcdefghijk"), None);

@@ -146,7 +146,8 @@ pub fn conversation() -> Vec<Synth> {
         b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\nConnection: close\r\n\r\n",
     );
     let body: Vec<u8> = (0..40_000u32).map(|i| i.to_le_bytes()[1]).collect();
-    body.chunks(16_384).for_each(|record| talk.record(1, record));
+    body.chunks(16_384)
+        .for_each(|record| talk.record(1, record));
     talk.finish(1);
     talk.finish(0);
     talk.packets

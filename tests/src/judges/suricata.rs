@@ -1,5 +1,6 @@
 //! Suricata, reading a capture with all its event rules.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,7 +102,9 @@ impl Suricata {
         // It goes on without a configuration that it can't read.
         assert!(!said.contains("rror: "), "Suricata says: {said}");
         let eve = fs::read_to_string(directory.join("eve.json")).expect("Suricata's report");
-        let events = eve.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let events = eve
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
         Verdict::from_events(events)
     }
 }
@@ -109,10 +112,20 @@ impl Suricata {
 impl Verdict {
     fn from_events(events: impl Iterator<Item = Value>) -> Self {
         let mut verdict = Self::default();
+        let events: Vec<_> = events.collect();
+        // Client's port by flow: what a port's number says of its side is nothing.
+        let clients: HashMap<_, _> = events
+            .iter()
+            .filter(|event| event["event_type"] == "flow")
+            .map(|event| (event["flow_id"].as_u64(), event["src_port"].as_u64()))
+            .collect();
         for event in events {
             match event["event_type"].as_str().unwrap_or_default() {
                 "http" => verdict.http.push(http_event(&event)),
-                "fileinfo" => verdict.files.push(file_info(&event)),
+                "fileinfo" => {
+                    let client = clients.get(&event["flow_id"].as_u64()).copied().flatten();
+                    verdict.files.push(file_info(&event, client));
+                }
                 "flow" => verdict.flow_states.push(text(&event["flow"]["state"])),
                 "stats" => verdict.tcp = event["stats"]["tcp"].clone(),
                 "alert" => {
@@ -160,13 +173,11 @@ fn http_event(event: &Value) -> HttpEvent {
     }
 }
 
-fn file_info(event: &Value) -> FileInfo {
+fn file_info(event: &Value, client_port: Option<u64>) -> FileInfo {
     let file = &event["fileinfo"];
-    // The destination's port is the client's where the server sent the body.
-    let upload = event["dest_port"].as_u64() < event["src_port"].as_u64();
     FileInfo {
         url: text(&event["http"]["url"]),
-        upload,
+        upload: event["src_port"].as_u64() == client_port,
         size: file["size"].as_u64().unwrap_or(0),
         sha256: text(&file["sha256"]),
         state: text(&file["state"]),
@@ -185,7 +196,12 @@ fn text(value: &Value) -> String {
 /// The event rules that Suricata ships for what we forge.
 fn event_rules() -> String {
     let directories = ["/etc/suricata/rules", "/usr/share/suricata/rules"];
-    let files = ["decoder-events", "stream-events", "http-events", "app-layer-events"];
+    let files = [
+        "decoder-events",
+        "stream-events",
+        "http-events",
+        "app-layer-events",
+    ];
     let read = |name: &str| {
         directories
             .iter()
@@ -242,6 +258,10 @@ mod tests {
         let mut packets = synth::conversation();
         packets.remove(8);
         assert_eq!(judge(&packets, Profile::Stock).tcp("reassembly_gap"), 1);
-        assert!(judge(&synth::conversation()[3..], Profile::Stock).http.is_empty());
+        assert!(
+            judge(&synth::conversation()[3..], Profile::Stock)
+                .http
+                .is_empty()
+        );
     }
 }

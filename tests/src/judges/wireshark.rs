@@ -55,7 +55,13 @@ fn tshark(capture: &Path) -> Command {
     let mut tshark = Command::new("tshark");
     tshark.arg("-r").arg(capture);
     // Names are never looked up: a test talks to nobody outside.
-    tshark.args(["-n", "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]);
+    tshark.args([
+        "-n",
+        "-o",
+        "tcp.check_checksum:TRUE",
+        "-o",
+        "ip.check_checksum:TRUE",
+    ]);
     tshark
 }
 
