@@ -1,0 +1,205 @@
+//! A flow that has begun: turns what its sessions say into [`FlowEvent`]s.
+
+use mirror_hook::event::{CloseReason, Direction, Role};
+
+use super::stats::FlowStats;
+use super::twin::{Fingerprint, index};
+use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Side, WallTime};
+
+/// Its invariants are the sink's: offsets from 0 without gap or overlap but for holes, time never
+/// back, nothing of a side after its `Finish`, nothing at all after the end.
+#[derive(Debug)]
+pub(super) struct LiveFlow {
+    number: u64,
+    pub(super) id: FlowId,
+    pub(super) role: Role,
+    /// Sessions (a process and its forked children) that hold the connection.
+    holders: u32,
+    sides: [Stream; 2],
+    last: WallTime,
+    ended: bool,
+    pub(super) fingerprint: Fingerprint,
+    /// The other end's copy, when that ended before this one.
+    pub(super) twin: Option<Fingerprint>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    /// Stream offset at which the flow begins.
+    base: u64,
+    /// Stream offset that comes next.
+    next: u64,
+    finished: bool,
+}
+
+impl LiveFlow {
+    /// Begins a flow. `base`: the stream offsets sent and received at which it does.
+    pub(super) fn begin(
+        number: u64,
+        at: WallTime,
+        info: &FlowInfo,
+        base: (u64, u64),
+        sink: &mut dyn FlowSink,
+    ) -> Self {
+        let mut sides = [Stream::default(); 2];
+        for (direction, base) in [(Direction::Sent, base.0), (Direction::Received, base.1)] {
+            let side = Side::speaker(info.role, direction);
+            sides[index(side)] = Stream {
+                base,
+                next: base,
+                finished: false,
+            };
+        }
+        let mut flow = Self {
+            number,
+            id: info.id,
+            role: info.role,
+            holders: 1,
+            sides,
+            last: at,
+            ended: false,
+            fingerprint: Fingerprint::default(),
+            twin: None,
+        };
+        flow.emit(at, FlowChange::Begin(info), sink);
+        flow
+    }
+
+    /// Another process holds the connection too.
+    pub(super) fn join(&mut self) {
+        self.holders += 1;
+    }
+
+    pub(super) fn data(
+        &mut self,
+        at: WallTime,
+        direction: Direction,
+        offset: u64,
+        bytes: &[u8],
+        stats: &mut FlowStats,
+        sink: &mut dyn FlowSink,
+    ) {
+        let from = Side::speaker(self.role, direction);
+        let end = offset.saturating_add(bytes.len() as u64);
+        if self.ended || self.sides[index(from)].finished {
+            stats.after_end_bytes += bytes.len() as u64;
+            return;
+        }
+        if offset > self.sides[index(from)].next {
+            self.lost(at, direction, offset, stats, sink);
+        }
+        let stream = &mut self.sides[index(from)];
+        let known = usize::try_from(stream.next - offset).unwrap_or(usize::MAX);
+        let fresh = bytes.get(known..).unwrap_or(&[]);
+        stats.overlapping_bytes += (bytes.len() - fresh.len()) as u64;
+        if fresh.is_empty() {
+            return;
+        }
+        let change = FlowChange::Data {
+            from,
+            offset: stream.next - stream.base,
+            bytes: fresh,
+        };
+        stream.next = end;
+        stats.bytes += fresh.len() as u64;
+        self.fingerprint.data(from, fresh);
+        self.emit(at, change, sink);
+    }
+
+    /// Nothing is known of what passed in this direction up to stream offset `to`.
+    pub(super) fn lost(
+        &mut self,
+        at: WallTime,
+        direction: Direction,
+        to: u64,
+        stats: &mut FlowStats,
+        sink: &mut dyn FlowSink,
+    ) {
+        let from = Side::speaker(self.role, direction);
+        let stream = &mut self.sides[index(from)];
+        if self.ended || stream.finished || to <= stream.next {
+            return;
+        }
+        let change = FlowChange::Hole {
+            from,
+            offset: stream.next - stream.base,
+            bytes: to - stream.next,
+        };
+        stats.holes += 1;
+        stats.hole_bytes += to - stream.next;
+        stream.next = to;
+        self.fingerprint.hole();
+        self.emit(at, change, sink);
+    }
+
+    /// One of the flow's sessions closes, in part or as a whole.
+    pub(super) fn close(
+        &mut self,
+        at: WallTime,
+        reason: CloseReason,
+        stats: &mut FlowStats,
+        sink: &mut dyn FlowSink,
+    ) {
+        let local = Side::speaker(self.role, Direction::Sent);
+        match reason {
+            CloseReason::SentEnd => self.finish(at, local, stats, sink),
+            CloseReason::ReceivedEnd => self.finish(at, local.peer(), stats, sink),
+            CloseReason::Free => {
+                if self.release_holder() {
+                    self.finish(at, local, stats, sink);
+                    self.finish(at, local.peer(), stats, sink);
+                }
+            }
+            CloseReason::Abort => self.reset(at, stats, sink),
+        }
+    }
+
+    /// One of the flow's processes is gone.
+    pub(super) fn died(&mut self, at: WallTime, stats: &mut FlowStats, sink: &mut dyn FlowSink) {
+        if self.release_holder() {
+            self.reset(at, stats, sink);
+        }
+    }
+
+    /// Both sides have finished, or the flow was reset.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// True: that was the last one.
+    fn release_holder(&mut self) -> bool {
+        self.holders = self.holders.saturating_sub(1);
+        self.holders == 0
+    }
+
+    fn finish(&mut self, at: WallTime, side: Side, stats: &mut FlowStats, sink: &mut dyn FlowSink) {
+        let stream = &mut self.sides[index(side)];
+        if self.ended || stream.finished {
+            return;
+        }
+        stream.finished = true;
+        self.emit(at, FlowChange::Finish { from: side }, sink);
+        if self.sides.iter().all(|stream| stream.finished) {
+            self.ended = true;
+            stats.finished += 1;
+        }
+    }
+
+    fn reset(&mut self, at: WallTime, stats: &mut FlowStats, sink: &mut dyn FlowSink) {
+        if !self.ended {
+            self.ended = true;
+            stats.reset += 1;
+            let by = Side::speaker(self.role, Direction::Sent);
+            self.emit(at, FlowChange::Reset { by }, sink);
+        }
+    }
+
+    fn emit(&mut self, at: WallTime, change: FlowChange<'_>, sink: &mut dyn FlowSink) {
+        self.last = self.last.max(at);
+        sink.flow_event(FlowEvent {
+            flow: self.number,
+            at: self.last,
+            change,
+        });
+    }
+}

@@ -1,0 +1,28 @@
+//! Whose clear text is it: finds each session's TCP connection, brings its events in order and in
+//! one shape, and sees to it that a connection with both ends mirrored comes out once.
+//!
+//! ```text
+//! SessionEvent ───────────────────────> Mapper ──> FlowEvent
+//! frames ──> Capture ──wire──> Binder ──┘
+//! ```
+//!
+//! All but [`capture`] is pure: bytes and the time are arguments.
+
+pub mod binder;
+pub mod capture;
+pub mod wire;
+
+mod bounded;
+mod held;
+mod known;
+mod live;
+mod mapper;
+mod placeholder;
+mod release;
+mod stats;
+mod twin;
+
+pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
+pub use mapper::{Mapper, MapperConfig};
+pub use placeholder::placeholder;
+pub use stats::FlowStats;

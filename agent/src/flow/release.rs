@@ -1,0 +1,415 @@
+//! When a waiting session's flow begins, and as what.
+
+use mirror_hook::event::{Announcement, EarlyData, Role};
+use sha2::{Digest, Sha256};
+
+use super::binder::Randoms;
+use super::held::{Held, HeldChange};
+use super::live::LiveFlow;
+use super::mapper::{Mapper, Recent, Session, State, Waiting};
+use super::placeholder::placeholder;
+use super::twin::{Comparison, Fingerprint};
+use crate::event::{Binding, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Side, Tuple};
+
+impl Mapper {
+    /// Begins the session's flow if all is known that it needs; else sees to it that it doesn't
+    /// wait for ever.
+    pub(super) fn try_release(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        if !session.known.is_complete() {
+            return;
+        }
+        let randoms = session.known.randoms();
+        let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
+        if session.known.tuple().is_some() || on_wire || !self.config.capture {
+            return self.release(key, now, sink);
+        }
+        if !waiting.for_addresses {
+            waiting.for_addresses = true;
+            if let Some(old) = waiting.deadline.take() {
+                self.deadlines.remove(&(old, key));
+            }
+            let deadline = MonotonicTime(now.0.saturating_add(self.config.bind_timeout_ns));
+            waiting.deadline = Some(deadline);
+            self.deadlines.insert((deadline, key));
+        }
+        if !waiting.awaits_wire
+            && let Some(randoms) = randoms
+        {
+            waiting.awaits_wire = true;
+            self.awaited.entry(randoms).or_default().push(key);
+        }
+    }
+
+    /// A waiting session's deadline has passed.
+    pub(super) fn deadline_passed(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        waiting.deadline = None;
+        if session.known.early == EarlyData::Pending {
+            // Whether this text ever reached anybody isn't known: better late than wrong. But the
+            // other flows needn't wait for it.
+            self.waiting.remove(&(waiting.opened, key));
+        } else if session.known.is_complete() || waiting.held.has_text() {
+            self.release(key, now, sink);
+        } else {
+            // A handshake that takes long has nothing to tell yet.
+            self.waiting.remove(&(waiting.opened, key));
+        }
+    }
+
+    /// A waiting session is over: what hasn't been decided yet won't be.
+    pub(super) fn settle(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        let Some(session) = self.sessions.get(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &session.state else {
+            return;
+        };
+        if session.known.is_complete() {
+            return; // its addresses may still be seen
+        }
+        let unanswered = session.known.early == EarlyData::Pending;
+        if waiting.held.has_text() && !unanswered {
+            return self.release(key, now, sink);
+        }
+        if let Some((_, mut waiting)) = self.take_waiting(key) {
+            let dropped = waiting.held.drop_sent();
+            if unanswered {
+                self.stats.early_unanswered_bytes += dropped;
+            }
+            self.stats.handshakes_failed += 1;
+        }
+    }
+
+    /// Lets a session go as it is, because the agent ends.
+    pub(super) fn release_anyhow(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        if session.known.early == EarlyData::Pending {
+            let before = waiting.held.charge();
+            self.stats.early_unanswered_bytes += waiting.held.drop_sent();
+            self.held_bytes -= before - waiting.held.charge();
+        }
+        if session.known.is_complete() || waiting.held.has_text() {
+            self.release(key, now, sink);
+        }
+    }
+
+    pub(super) fn sessions_waiting(&self) -> Vec<SessionKey> {
+        let mut keys: Vec<_> = self
+            .sessions
+            .iter()
+            .filter_map(|(key, session)| match &session.state {
+                State::Waiting(waiting) => Some((waiting.opened, *key)),
+                _ => None,
+            })
+            .collect();
+        keys.sort();
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Makes room for another event of `length` bytes if the session waits. False: there is none.
+    pub(super) fn has_room(
+        &mut self,
+        key: SessionKey,
+        length: usize,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) -> bool {
+        let Some(session) = self.sessions.get(&key) else {
+            return true;
+        };
+        let State::Waiting(waiting) = &session.state else {
+            return true;
+        };
+        let cost = Held::cost(length);
+        if waiting.held.charge() + cost <= self.config.session_bytes
+            && self.held_bytes + cost <= self.config.total_bytes
+        {
+            return true;
+        }
+        if session.known.early == EarlyData::Pending {
+            return false;
+        }
+        self.stats.unbound_for_space += 1;
+        self.release(key, now, sink);
+        true
+    }
+
+    /// Begins the session's flow with what is known, and replays what it said so far.
+    fn release(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        let Some((mut session, waiting)) = self.take_waiting(key) else {
+            return;
+        };
+        let (id, joins) = self.identify(key, &session);
+        let state = match joins {
+            Joins::Nothing => {
+                let info = self.describe(id, &session);
+                self.stats.begun(info.binding);
+                let number = self.next_flow;
+                self.next_flow += 1;
+                let flow = LiveFlow::begin(number, waiting.opened, &info, session.base, sink);
+                self.flows.insert(number, flow);
+                self.live_ids.insert(id, number);
+                State::Flowing(number)
+            }
+            Joins::Parent(number) => {
+                self.stats.joined += 1;
+                if let Some(flow) = self.flows.get_mut(&number) {
+                    flow.join();
+                }
+                State::Flowing(number)
+            }
+            Joins::Twin => {
+                self.stats.twins += 1;
+                State::Twin(id, Fingerprint::default())
+            }
+        };
+        session.state = state;
+        self.replay(&mut session, &waiting, sink);
+        if let State::Flowing(number) = session.state {
+            self.forget_if_ended(number, now);
+        }
+        if !waiting.over {
+            self.sessions.insert(key, session);
+        } else if let State::Twin(id, fingerprint) = session.state {
+            self.twin_ended(id, fingerprint);
+        }
+    }
+
+    fn replay(&mut self, session: &mut Session, waiting: &Waiting, sink: &mut dyn FlowSink) {
+        let stats = &mut self.stats;
+        match &mut session.state {
+            State::Flowing(number) => {
+                let Some(flow) = self.flows.get_mut(number) else {
+                    return;
+                };
+                for (at, change, text) in waiting.held.events() {
+                    match change {
+                        HeldChange::Data {
+                            direction, offset, ..
+                        } => flow.data(at, direction, offset, text, stats, sink),
+                        HeldChange::Lost { direction, to, .. } => {
+                            flow.lost(at, direction, to, stats, sink);
+                        }
+                        HeldChange::Close(reason) => flow.close(at, reason, stats, sink),
+                        HeldChange::Died => flow.died(at, stats, sink),
+                    }
+                }
+            }
+            State::Twin(_, fingerprint) => {
+                for (_, change, text) in waiting.held.events() {
+                    match change {
+                        HeldChange::Data { direction, .. } => {
+                            stats.twin_bytes += text.len() as u64;
+                            fingerprint.data(Side::speaker(session.known.role, direction), text);
+                        }
+                        HeldChange::Lost { .. } => fingerprint.hole(),
+                        HeldChange::Close(_) | HeldChange::Died => {}
+                    }
+                }
+            }
+            State::Waiting(_) | State::NotForged => {}
+        }
+    }
+
+    /// Takes a waiting session out of the table and of every index.
+    fn take_waiting(&mut self, key: SessionKey) -> Option<(Session, Waiting)> {
+        let session = self.sessions.get(&key)?;
+        if !matches!(session.state, State::Waiting(_)) {
+            return None;
+        }
+        let mut session = self.sessions.remove(&key)?;
+        let State::Waiting(waiting) = std::mem::replace(&mut session.state, State::NotForged)
+        else {
+            return None;
+        };
+        self.held_bytes -= waiting.held.charge();
+        self.waiting.remove(&(waiting.opened, key));
+        if let Some(deadline) = waiting.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        if let Some(randoms) = session.known.randoms()
+            && let Some(keys) = self.awaited.get_mut(&randoms)
+        {
+            keys.retain(|waiting| *waiting != key);
+            if keys.is_empty() {
+                self.awaited.remove(&randoms);
+            }
+        }
+        Some((session, waiting))
+    }
+
+    /// The id of a session's flow, and whether that is one that exists.
+    fn identify(&self, key: SessionKey, session: &Session) -> (FlowId, Joins) {
+        let Some(randoms) = session.known.randoms() else {
+            return (self.own_id(key, None), Joins::Nothing);
+        };
+        let id = shared_id(&randoms);
+        let role = session.known.role;
+        if let Some(number) = self.live_ids.get(&id)
+            && let Some(flow) = self.flows.get(number)
+        {
+            if flow.role != role {
+                return (id, Joins::Twin);
+            }
+            if session.known.announcement == Announcement::Inherited {
+                return (id, Joins::Parent(*number));
+            }
+        } else {
+            match self.recent.get(&id) {
+                None => return (id, Joins::Nothing),
+                Some(recent) if recent.role != role => return (id, Joins::Twin),
+                Some(_) => {}
+            }
+        }
+        // The connection was put out once already: what comes now is a flow of its own, with other
+        // sequence numbers.
+        (self.own_id(key, Some(&id)), Joins::Nothing)
+    }
+
+    /// An id from the agent's own numbers.
+    fn own_id(&self, key: SessionKey, after: Option<&FlowId>) -> FlowId {
+        let hash = Sha256::new()
+            .chain_update(b"tls-mirror session\0")
+            .chain_update(self.config.seed)
+            .chain_update(key.ring.to_be_bytes())
+            .chain_update(key.connection.to_be_bytes())
+            .chain_update(after.map_or([0; 16], |id| id.0));
+        cut(&hash.finalize().into())
+    }
+
+    fn describe(&mut self, id: FlowId, session: &Session) -> FlowInfo {
+        let known = &session.known;
+        let wire = known
+            .randoms()
+            .and_then(|randoms| self.binder.find(&randoms))
+            .copied();
+        let (tuple, binding) = match (known.tuple(), wire) {
+            (Some(tuple), _) => (tuple, Binding::Socket),
+            (None, Some(wire)) if wire.ambiguous => (wire.tuple, Binding::WireAmbiguous),
+            (None, Some(wire)) => (wire.tuple, Binding::Wire),
+            (None, None) => (self.placeholder(), Binding::Placeholder),
+        };
+        let wire_prefix = wire.and_then(|wire| wire.clear_prefix);
+        FlowInfo {
+            id,
+            tuple,
+            binding,
+            process: std::sync::Arc::clone(&session.process),
+            role: known.role,
+            announcement: known.announcement,
+            transport: known.transport,
+            sni: known.sni.clone(),
+            alpn: known.alpn.clone(),
+            tls_version: known.tls_version,
+            cipher: known.cipher,
+            resumed: known.resumed,
+            early: known.early,
+            clear_prefix: match known.role {
+                Role::Client => known.clear_prefix_sent.or(wire_prefix),
+                Role::Server => wire_prefix,
+            },
+        }
+    }
+
+    /// Moves a flow that has ended to the recent ones.
+    pub(super) fn forget_if_ended(&mut self, number: u64, now: MonotonicTime) {
+        if !self.flows.get(&number).is_some_and(LiveFlow::has_ended) {
+            return;
+        }
+        let Some(mut flow) = self.flows.remove(&number) else {
+            return;
+        };
+        self.live_ids.remove(&flow.id);
+        if let Some(twin) = flow.twin.take() {
+            self.compared(flow.fingerprint.compare(&twin));
+        }
+        let recent = Recent {
+            role: flow.role,
+            ended: now,
+            fingerprint: flow.fingerprint,
+        };
+        self.recent.insert(flow.id, recent);
+    }
+
+    /// A session that wasn't put out has ended: compares it as soon as the other copy has, too.
+    pub(super) fn twin_ended(&mut self, id: FlowId, fingerprint: Fingerprint) {
+        let live = self.live_ids.get(&id).copied();
+        if let Some(flow) = live.and_then(|number| self.flows.get_mut(&number)) {
+            flow.twin = Some(fingerprint);
+        } else if let Some(recent) = self.recent.get(&id) {
+            self.compared(recent.fingerprint.compare(&fingerprint));
+        } else {
+            self.compared(Comparison::Incomparable);
+        }
+    }
+
+    fn compared(&mut self, result: Comparison) {
+        match result {
+            Comparison::Equal => self.stats.twins_equal += 1,
+            Comparison::Different => self.stats.twins_different += 1,
+            Comparison::Incomparable => self.stats.twins_incomparable += 1,
+        }
+    }
+
+    fn placeholder(&mut self) -> Tuple {
+        let tuple = placeholder(self.next_placeholder);
+        self.next_placeholder += 1;
+        tuple
+    }
+}
+
+/// Which flow a session belongs to.
+enum Joins {
+    /// Its own.
+    Nothing,
+    /// That of the process that forked it.
+    Parent(u64),
+    /// The other end's.
+    Twin,
+}
+
+/// The id that both ends give a session: of public values, without a secret, on purpose.
+fn shared_id(randoms: &Randoms) -> FlowId {
+    let hash = Sha256::new()
+        .chain_update(b"tls-mirror flow\0")
+        .chain_update(randoms.0)
+        .chain_update(randoms.1);
+    cut(&hash.finalize().into())
+}
+
+fn cut(hash: &[u8; 32]) -> FlowId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    FlowId(id)
+}

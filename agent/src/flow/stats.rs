@@ -1,0 +1,77 @@
+//! What became of the sessions.
+
+use crate::event::Binding;
+
+/// Counts since the start. Every byte of clear text that came in is in `bytes`, in one of the
+/// `*_bytes` that say why not, or still waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowStats {
+    /// Sessions announced.
+    pub sessions: u64,
+    /// Flows begun.
+    pub flows: u64,
+    /// … whose addresses the library's socket told.
+    pub bound_by_socket: u64,
+    /// … whose addresses the wire showed.
+    pub bound_by_wire: u64,
+    /// … whose randoms were on the wire under several addresses.
+    pub bound_ambiguously: u64,
+    /// … with placeholder addresses.
+    pub unbound: u64,
+    /// … of these, because too much text was waiting.
+    pub unbound_for_space: u64,
+    /// Flows ended by both sides.
+    pub finished: u64,
+    /// Flows ended abruptly.
+    pub reset: u64,
+    /// Sessions that went on in a child process and joined their parent's flow.
+    pub joined: u64,
+    /// Clear text bytes put out.
+    pub bytes: u64,
+    /// Holes put out.
+    pub holes: u64,
+    /// Bytes missing in them.
+    pub hole_bytes: u64,
+    /// Sessions not put out because their other end is.
+    pub twins: u64,
+    /// Clear text bytes of these.
+    pub twin_bytes: u64,
+    /// … which were equal to what was put out.
+    pub twins_equal: u64,
+    /// … which differed: as long, but other bytes.
+    pub twins_different: u64,
+    /// … which can't be compared: one of the copies has holes, or is shorter.
+    pub twins_incomparable: u64,
+    /// Sessions over DTLS, which aren't forged.
+    pub dtls: u64,
+    /// Sessions over QUIC, which aren't forged.
+    pub quic: u64,
+    /// Clear text bytes of sessions that aren't forged.
+    pub not_forged_bytes: u64,
+    /// Sessions that ended before their handshake did, without text.
+    pub handshakes_failed: u64,
+    /// Bytes of 0-RTT data that the server refused to read.
+    pub early_rejected_bytes: u64,
+    /// Bytes of 0-RTT data of which nobody heard whether the server read them.
+    pub early_unanswered_bytes: u64,
+    /// Sessions refused because there were too many.
+    pub refused_sessions: u64,
+    /// Clear text bytes of sessions that aren't known (any more).
+    pub unknown_bytes: u64,
+    /// Clear text bytes that came after their side had finished.
+    pub after_end_bytes: u64,
+    /// Clear text bytes that a parent and its child both announced; put out once.
+    pub overlapping_bytes: u64,
+}
+
+impl FlowStats {
+    pub(super) fn begun(&mut self, binding: Binding) {
+        self.flows += 1;
+        match binding {
+            Binding::Socket => self.bound_by_socket += 1,
+            Binding::Wire => self.bound_by_wire += 1,
+            Binding::WireAmbiguous => self.bound_ambiguously += 1,
+            Binding::Placeholder => self.unbound += 1,
+        }
+    }
+}

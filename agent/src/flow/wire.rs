@@ -1,0 +1,401 @@
+//! Reads the public facts of a handshake from a captured frame: the client's SYN, and the randoms
+//! of ClientHello and ServerHello. Anything else is `None`. The bytes come from a network: nothing
+//! is believed, and nothing can panic.
+//!
+//! The randoms stand in the first 43 bytes of the hello's record (RFC 8446 4.1.2, 4.1.3, 5.1), which
+//! must be the first bytes of their segment:
+//!
+//! ```text
+//!   0   u8   content type: 22 handshake        5   u8    handshake type: 1, 2
+//!   1   u16  record version 0x03xx             6   u24   handshake length
+//!   3   u16  record length                     9   u16   legacy version 0x03xx
+//!                                              11  [u8; 32] random
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::event::Tuple;
+
+/// Bytes of a segment's payload that are needed.
+pub const HELLO_BYTES: usize = 43;
+
+/// The ServerHello.random that says HelloRetryRequest (RFC 8446 4.1.3): SHA-256 of
+/// "HelloRetryRequest". It names no session.
+const RETRY_RANDOM: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
+/// What a frame begins with; the numbers of pcap-linktype(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkType {
+    /// An Ethernet header (1).
+    Ethernet,
+    /// An IP header (12, 14 and 101).
+    Raw,
+    /// The header of the `any` device, version 1 (113).
+    LinuxSll,
+    /// Version 2 (276).
+    LinuxSll2,
+}
+
+impl LinkType {
+    /// By the number that libpcap gives.
+    pub fn from_number(number: i32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Ethernet),
+            12 | 14 | 101 => Some(Self::Raw),
+            113 => Some(Self::LinuxSll),
+            276 => Some(Self::LinuxSll2),
+            _ => None,
+        }
+    }
+}
+
+/// Something that a frame shows of a handshake. The tuple's client is who sent the SYN or the
+/// ClientHello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireFact {
+    /// A connection is asked for.
+    Syn {
+        /// Between whom.
+        tuple: Tuple,
+        /// The client's initial sequence number.
+        isn: u32,
+    },
+    /// It is granted.
+    SynAck {
+        /// Between whom.
+        tuple: Tuple,
+        /// The server's initial sequence number.
+        isn: u32,
+    },
+    /// A TLS handshake begins.
+    ClientHello {
+        /// Between whom.
+        tuple: Tuple,
+        /// Sequence number of its first byte.
+        sequence: u32,
+        /// ClientHello.random.
+        random: [u8; 32],
+    },
+    /// It is answered (not by a HelloRetryRequest).
+    ServerHello {
+        /// Between whom.
+        tuple: Tuple,
+        /// ServerHello.random.
+        random: [u8; 32],
+    },
+}
+
+/// Reads a frame; it may have been cut behind what is needed.
+pub fn parse_frame(link: LinkType, frame: &[u8]) -> Option<WireFact> {
+    parse_ip(strip_link(link, frame)?)
+}
+
+/// The IP packet in a frame.
+fn strip_link(link: LinkType, frame: &[u8]) -> Option<&[u8]> {
+    let (protocol, packet) = match link {
+        LinkType::Raw => return Some(frame),
+        LinkType::Ethernet => (be16(frame, 12)?, frame.get(14..)?),
+        LinkType::LinuxSll => (be16(frame, 14)?, frame.get(16..)?),
+        LinkType::LinuxSll2 => (be16(frame, 0)?, frame.get(20..)?),
+    };
+    strip_vlan(protocol, packet)
+}
+
+/// Skips up to two VLAN tags (IEEE 802.1Q, 802.1ad) in front of IPv4 or IPv6.
+fn strip_vlan(mut protocol: u16, mut packet: &[u8]) -> Option<&[u8]> {
+    for _ in 0..3 {
+        match protocol {
+            0x0800 | 0x86dd => return Some(packet),
+            0x8100 | 0x88a8 | 0x9100 => {
+                protocol = be16(packet, 2)?;
+                packet = packet.get(4..)?;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn parse_ip(packet: &[u8]) -> Option<WireFact> {
+    match packet.first()? >> 4 {
+        4 => {
+            let header = usize::from(packet[0] & 0x0f) * 4;
+            let fragment = be16(packet, 6)? & 0x3fff; // more fragments, or not the first
+            if header < 20 || *packet.get(9)? != 6 || fragment != 0 {
+                return None;
+            }
+            let total = usize::from(be16(packet, 2)?);
+            let source = Ipv4Addr::from(array::<4>(packet, 12)?);
+            let destination = Ipv4Addr::from(array::<4>(packet, 16)?);
+            // Segmentation offload leaves 0 here for what is larger than 64 KiB.
+            let end = if total == 0 { packet.len() } else { total };
+            let segment = packet.get(header..end.min(packet.len()))?;
+            parse_tcp(source.into(), destination.into(), segment)
+        }
+        6 => {
+            if *packet.get(6)? != 6 {
+                return None; // extension headers are rare enough in front of TCP
+            }
+            let length = usize::from(be16(packet, 4)?);
+            let source = Ipv6Addr::from(array::<16>(packet, 8)?);
+            let destination = Ipv6Addr::from(array::<16>(packet, 24)?);
+            let end = if length == 0 {
+                packet.len()
+            } else {
+                40 + length
+            };
+            let segment = packet.get(40..end.min(packet.len()))?;
+            parse_tcp(source.into(), destination.into(), segment)
+        }
+        _ => None,
+    }
+}
+
+fn parse_tcp(source: IpAddr, destination: IpAddr, segment: &[u8]) -> Option<WireFact> {
+    let source = SocketAddr::new(source, be16(segment, 0)?);
+    let destination = SocketAddr::new(destination, be16(segment, 2)?);
+    let sequence = u32::from_be_bytes(array(segment, 4)?);
+    let header = usize::from(segment.get(12)? >> 4) * 4;
+    let flags = segment.get(13)?;
+    let from_client = Tuple {
+        client: source,
+        server: destination,
+    };
+    let from_server = Tuple {
+        client: destination,
+        server: source,
+    };
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    match (flags & SYN != 0, flags & ACK != 0) {
+        (true, false) => {
+            return Some(WireFact::Syn {
+                tuple: from_client,
+                isn: sequence,
+            });
+        }
+        (true, true) => {
+            return Some(WireFact::SynAck {
+                tuple: from_server,
+                isn: sequence,
+            });
+        }
+        (false, _) => {}
+    }
+    if header < 20 {
+        return None;
+    }
+    match parse_hello(segment.get(header..)?)? {
+        (HelloKind::Client, random) => Some(WireFact::ClientHello {
+            tuple: from_client,
+            sequence,
+            random,
+        }),
+        (HelloKind::Server, random) if random != RETRY_RANDOM => Some(WireFact::ServerHello {
+            tuple: from_server,
+            random,
+        }),
+        (HelloKind::Server, _) => None,
+    }
+}
+
+enum HelloKind {
+    Client,
+    Server,
+}
+
+/// The random of a hello at the beginning of `payload`, which may be cut.
+fn parse_hello(payload: &[u8]) -> Option<(HelloKind, [u8; 32])> {
+    let head: &[u8; HELLO_BYTES] = payload.first_chunk()?;
+    let record_length = usize::from(be16(head, 3)?);
+    let hello_length = u32::from_be_bytes([0, head[6], head[7], head[8]]);
+    // RFC 8446 4.1.2: version, random and the four vectors behind are 38 bytes at least; a record
+    // may hold a part of the message only (5.1), but never so little that the random is not in it.
+    if head[0] != 22 || head[1] != 3 || head[9] != 3 || record_length < 38 || hello_length < 38 {
+        return None;
+    }
+    let kind = match head[5] {
+        1 => HelloKind::Client,
+        2 => HelloKind::Server,
+        _ => return None,
+    };
+    Some((kind, array(head, 11)?))
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(array(bytes, at)?))
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A hello's first bytes, followed by some more.
+    pub(crate) fn hello(kind: u8, random: [u8; 32]) -> Vec<u8> {
+        let mut bytes = vec![22, 3, 1, 0, 200, kind, 0, 0, 196, 3, 3];
+        bytes.extend_from_slice(&random);
+        bytes.extend_from_slice(&[0; 162]);
+        bytes
+    }
+
+    fn tcp(source: u16, destination: u16, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&source.to_be_bytes());
+        bytes.extend_from_slice(&destination.to_be_bytes());
+        bytes.extend_from_slice(&sequence.to_be_bytes());
+        bytes.extend_from_slice(&[0, 0, 0, 0, 8 << 4, flags, 1, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[1; 12]); // options
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn ipv4(segment: &[u8]) -> Vec<u8> {
+        let total = u16::try_from(20 + segment.len()).unwrap();
+        let mut bytes = vec![0x45, 0];
+        bytes.extend_from_slice(&total.to_be_bytes());
+        bytes.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2]);
+        bytes.extend_from_slice(segment);
+        bytes
+    }
+
+    fn ipv6(segment: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(segment.len()).unwrap();
+        let mut bytes = vec![0x60, 0, 0, 0];
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&[6, 64]);
+        bytes.extend_from_slice(&"2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
+        bytes.extend_from_slice(&"2001:db8::2".parse::<Ipv6Addr>().unwrap().octets());
+        bytes.extend_from_slice(segment);
+        bytes
+    }
+
+    fn ethernet(protocol: u16, packet: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![2; 12];
+        bytes.extend_from_slice(&protocol.to_be_bytes());
+        bytes.extend_from_slice(packet);
+        bytes
+    }
+
+    fn v4_tuple(client_port: u16, server_port: u16) -> Tuple {
+        Tuple {
+            client: SocketAddr::new("192.0.2.1".parse().unwrap(), client_port),
+            server: SocketAddr::new("198.51.100.2".parse().unwrap(), server_port),
+        }
+    }
+
+    #[test]
+    fn syn_and_syn_ack() {
+        let frame = ethernet(0x0800, &ipv4(&tcp(5000, 443, 77, 2, &[])));
+        assert_eq!(
+            parse_frame(LinkType::Ethernet, &frame),
+            Some(WireFact::Syn {
+                tuple: v4_tuple(5000, 443),
+                isn: 77
+            })
+        );
+        let frame = ethernet(0x0800, &ipv4(&tcp(443, 5000, 78, 0x12, &[])));
+        let Some(WireFact::SynAck { tuple, isn: 78 }) = parse_frame(LinkType::Ethernet, &frame)
+        else {
+            panic!("no SYN-ACK");
+        };
+        assert_eq!(tuple.server, "192.0.2.1:443".parse().unwrap());
+    }
+
+    #[test]
+    fn hellos_under_every_link_type() {
+        let client = tcp(5000, 443, 1000, 0x18, &hello(1, [7; 32]));
+        let v4 = ipv4(&client);
+        let expected = Some(WireFact::ClientHello {
+            tuple: v4_tuple(5000, 443),
+            sequence: 1000,
+            random: [7; 32],
+        });
+        assert_eq!(parse_frame(LinkType::Raw, &v4), expected);
+        assert_eq!(
+            parse_frame(LinkType::Ethernet, &ethernet(0x0800, &v4)),
+            expected
+        );
+        let tagged = [&[0, 5, 0x08, 0][..], &v4].concat();
+        assert_eq!(
+            parse_frame(LinkType::Ethernet, &ethernet(0x8100, &tagged)),
+            expected
+        );
+        let sll = [&[0; 14][..], &[8, 0], &v4].concat();
+        assert_eq!(parse_frame(LinkType::LinuxSll, &sll), expected);
+        let sll2 = [&[8, 0][..], &[0; 18], &v4].concat();
+        assert_eq!(parse_frame(LinkType::LinuxSll2, &sll2), expected);
+    }
+
+    #[test]
+    fn server_hello_over_ipv6_has_its_tuple_turned() {
+        let frame = ethernet(0x86dd, &ipv6(&tcp(443, 5000, 1, 0x18, &hello(2, [9; 32]))));
+        assert_eq!(
+            parse_frame(LinkType::Ethernet, &frame),
+            Some(WireFact::ServerHello {
+                tuple: Tuple {
+                    client: "[2001:db8::2]:5000".parse().unwrap(),
+                    server: "[2001:db8::1]:443".parse().unwrap(),
+                },
+                random: [9; 32],
+            })
+        );
+    }
+
+    #[test]
+    fn a_retry_request_and_application_data_say_nothing() {
+        let retry = ipv4(&tcp(443, 5000, 1, 0x18, &hello(2, RETRY_RANDOM)));
+        assert_eq!(parse_frame(LinkType::Raw, &retry), None);
+        let mut data = hello(1, [7; 32]);
+        data[0] = 23;
+        let data = ipv4(&tcp(443, 5000, 1, 0x18, &data));
+        assert_eq!(parse_frame(LinkType::Raw, &data), None);
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_says_less_never_something_else() {
+        let whole = ethernet(0x0800, &ipv4(&tcp(5000, 443, 9, 0x18, &hello(1, [7; 32]))));
+        let fact = parse_frame(LinkType::Ethernet, &whole);
+        for end in 0..whole.len() {
+            let cut = parse_frame(LinkType::Ethernet, &whole[..end]);
+            assert!(cut.is_none() || cut == fact);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_never_panic(
+            number in prop::sample::select(vec![1, 12, 101, 113, 276]),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let link = LinkType::from_number(number).unwrap();
+            let _ = parse_frame(link, &bytes);
+        }
+
+        #[test]
+        fn a_damaged_hello_never_panics(
+            v6 in any::<bool>(),
+            damage in prop::collection::vec((0usize..250, any::<u8>()), 1..6),
+            end in 0usize..300,
+        ) {
+            let segment = tcp(5000, 443, 9, 0x18, &hello(1, [7; 32]));
+            let mut frame = if v6 {
+                ethernet(0x86dd, &ipv6(&segment))
+            } else {
+                ethernet(0x0800, &ipv4(&segment))
+            };
+            for (at, byte) in damage {
+                frame[at] = byte;
+            }
+            frame.truncate(end);
+            let _ = parse_frame(LinkType::Ethernet, &frame);
+        }
+    }
+}
