@@ -1,6 +1,28 @@
 //! How a ring gets to the agent: one message over a Unix socket, with the memfd, and no reply.
 
-use crate::layout::{ABI_VERSION, BOOTSTRAP_BYTES, CONTROL_BYTES, MAGIC, MAX_DATA_BYTES};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::config::Settings;
+use crate::layout::{
+    ABI_VERSION, BOOTSTRAP_BYTES, CONTROL_BYTES, DEFAULT_DATA_BYTES, MAGIC, MAX_DATA_BYTES, control,
+};
+use crate::ring::{Memory, Producer};
+use crate::shm::Mapping;
+use crate::socket;
+
+/// What is tried where the address space has no room for [`DEFAULT_DATA_BYTES`].
+const SMALL_DATA_BYTES: u64 = 1024 * 1024;
 
 /// What the hook sends along with its memfd, in one SOCK_SEQPACKET message with one descriptor.
 ///
@@ -103,9 +125,156 @@ impl AttachMessage {
     }
 }
 
+/// Offers a new ring to the agent. Everything is non-blocking, and no descriptor stays open.
+///
+/// # Errors
+/// No agent, none that is to be trusted, or the process can't afford a ring.
+pub(crate) fn attach(
+    settings: &Settings,
+    instance: u64,
+    parent_instance: Option<u64>,
+) -> io::Result<Producer<Mapping>> {
+    // First, because it is the cheapest way to learn that there is no agent.
+    let agent = reach(settings)?;
+    let (memfd, mapping, data_bytes) = shared_memory()?;
+    let message = AttachMessage {
+        data_bytes,
+        instance,
+        parent_instance,
+    };
+    describe(&mapping, &message);
+    send(&agent, &message, &memfd)?;
+    Producer::new(mapping, data_bytes).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// A connection to an agent that this process may show clear text to.
+fn reach(settings: &Settings) -> io::Result<OwnedFd> {
+    let agent = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    // A full backlog is EAGAIN at once (unix(7)).
+    match connect(&agent, &settings.path) {
+        // After chroot the path is gone, the abstract name isn't.
+        Err(Errno::NOENT) => connect(&agent, &settings.abstract_name)?,
+        result => result?,
+    }
+    let trusted = peer_uid(&agent).is_some_and(|uid| uid == 0 || Some(uid) == settings.agent_uid);
+    if !trusted {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(agent)
+}
+
+/// The user who listens. By hand, because its pid is 0 where it is of another pid namespace.
+fn peer_uid(agent: &OwnedFd) -> Option<u32> {
+    let mut credentials = [0; 12];
+    let length = socket::option(
+        agent.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_PEERCRED,
+        &mut credentials,
+    )?;
+    // struct ucred: pid, uid, gid.
+    let uid = credentials[4..8].try_into().ok()?;
+    (length == credentials.len()).then(|| u32::from_ne_bytes(uid))
+}
+
+/// A sparse memfd of the size that this process can afford, mapped and sealed.
+fn shared_memory() -> io::Result<(OwnedFd, Mapping, u64)> {
+    let mut data_bytes = affordable_data_bytes()?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Before Linux 6.3 that flag is unknown; from there on some systems demand it.
+    let memfd = match memfd_create("sslcollector", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create("sslcollector", flags)?,
+        result => result?,
+    };
+    let mapping = loop {
+        let whole = CONTROL_BYTES as u64 + data_bytes;
+        let length = usize::try_from(whole).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        ftruncate(&memfd, whole)?;
+        match Mapping::shared(memfd.as_fd(), length) {
+            Ok(mapping) => break mapping,
+            Err(error) if data_bytes <= SMALL_DATA_BYTES => return Err(error),
+            // RLIMIT_AS, most likely.
+            Err(_) => data_bytes = SMALL_DATA_BYTES,
+        }
+    };
+    mapping.exclude_from_dumps()?;
+    fcntl_add_seals(
+        &memfd,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok((memfd, mapping, data_bytes))
+}
+
+/// A file beyond RLIMIT_FSIZE would kill the process by SIGXFSZ.
+fn affordable_data_bytes() -> io::Result<u64> {
+    data_bytes_below(getrlimit(Resource::Fsize).current)
+        .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+}
+
+fn data_bytes_below(file_size_limit: Option<u64>) -> Option<u64> {
+    let Some(limit) = file_size_limit else {
+        return Some(DEFAULT_DATA_BYTES);
+    };
+    let room = limit
+        .checked_sub(CONTROL_BYTES as u64)?
+        .min(DEFAULT_DATA_BYTES);
+    let data_bytes = 1 << room.checked_ilog2()?;
+    (data_bytes >= BOOTSTRAP_BYTES).then_some(data_bytes)
+}
+
+/// Fills the application's part of the control page.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "CONTROL_BYTES is 64 KiB, a constant"
+)]
+fn describe(mapping: &Mapping, message: &AttachMessage) {
+    let relaxed = Ordering::Relaxed;
+    mapping.store_u32(control::ABI_VERSION, ABI_VERSION, relaxed);
+    mapping.store_u32(control::CONTROL_BYTES, CONTROL_BYTES as u32, relaxed);
+    mapping.store_u64(control::DATA_BYTES, message.data_bytes, relaxed);
+    mapping.store_u64(control::INSTANCE, message.instance, relaxed);
+    let parent = message.parent_instance.unwrap_or(0);
+    mapping.store_u64(control::PARENT_INSTANCE, parent, relaxed);
+    // The system call that sends the memfd orders it for the agent, too.
+    mapping.store_u64(control::MAGIC, MAGIC, Ordering::Release);
+}
+
+fn send(agent: &OwnedFd, message: &AttachMessage, memfd: &OwnedFd) -> io::Result<()> {
+    let descriptors = [memfd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(
+        agent,
+        &[IoSlice::new(&message.encode())],
+        &mut control,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ring_stays_below_the_file_size_limit() {
+        assert_eq!(data_bytes_below(None), Some(DEFAULT_DATA_BYTES));
+        assert_eq!(data_bytes_below(Some(u64::MAX)), Some(DEFAULT_DATA_BYTES));
+        assert_eq!(data_bytes_below(Some(0)), None);
+        assert_eq!(data_bytes_below(Some(64 * 1024)), None);
+        assert_eq!(data_bytes_below(Some(128 * 1024 - 1)), None);
+        assert_eq!(data_bytes_below(Some(128 * 1024)), Some(64 * 1024));
+        assert_eq!(data_bytes_below(Some(200 * 1024)), Some(128 * 1024));
+        assert_eq!(data_bytes_below(Some(1024 * 1024)), Some(512 * 1024));
+    }
 
     #[test]
     fn message_round_trip() {

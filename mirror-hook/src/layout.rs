@@ -32,7 +32,7 @@
 //!   200     u64   agent      granted_bytes        the capacity, valid once state is STATE_READY
 //!   208     u32   kernel     owner                robust futex: thread id of the agent's owner thread;
 //!                                                 the kernel sets FUTEX_OWNER_DIED when it is gone
-//!   256     u64   producers  dropped_records      DATA records that found no room
+//!   256     u64   producers  dropped_records      records that found no room: DATA, ends of one direction
 //!   264     u64   producers  dropped_bytes        clear text bytes in them
 //!   272     u64   producers  opens_deferred       OPENs that found no room (they come later)
 //!   280     u64   producers  closes_tabled        CLOSEs written to the close table so far

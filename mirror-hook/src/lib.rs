@@ -1,10 +1,25 @@
 //! Copies the clear text of an application's TLS connections into a shared-memory ring, where the
 //! agent `sslcollector` reads it. Runs inside other people's processes, so: it never blocks, never
 //! fails a call, never crashes its host. The worst case is missing clear text, which is declared.
+//!
+//! | module | what it is | who uses it |
+//! |---|---|---|
+//! | [`capi`] | the C interface, `include/mirror_hook.h` | the patched libssl |
+//! | [`hook`] | the same in Rust: one [`hook::Conn`] a connection | wrappers of Rust's TLS libraries |
+//! | [`layout`], [`event`] | the shared memory's format | both ends |
+//! | [`ring`] | the ring's producer and consumer | both ends |
+//! | [`shm`], [`attach`] | the memory, and how it comes to the agent | both ends |
+//! | [`config`] | what the operator sets | people |
 
 pub mod attach;
+pub mod capi;
+pub mod config;
 pub mod event;
+mod guard;
+pub mod hook;
 pub mod layout;
+mod process;
 pub mod ring;
 pub mod shm;
+mod socket;
 mod sync;

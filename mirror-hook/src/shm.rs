@@ -258,20 +258,30 @@ pub(crate) fn leak<T: Send + Sync>(value: T) -> io::Result<&'static T> {
     Ok(unsafe { page.as_ref() })
 }
 
-/// What may lie in a page that the kernel zeroes in a forked child.
-///
-/// # Safety
-/// All zeros must be a valid value, and every field an atomic: the value changes under references.
-pub(crate) unsafe trait ZeroedOnFork: Sync {}
+/// A page that is zero again in every child process: by fork(2) and raw clone(2) alike. (A vfork
+/// child shares the memory and sees it as it is.)
+#[derive(Debug)]
+pub(crate) struct ForkPage<T: 'static> {
+    /// 1; 0 in a child that hasn't looked.
+    pub(crate) alive: AtomicU32,
+    /// 1: a thread is attaching.
+    pub(crate) attaching: AtomicU32,
+    /// A random number that stands for the process, once there is one.
+    pub(crate) process: AtomicU64,
+    /// The ring in use.
+    pub(crate) ring: Slot<T>,
+}
 
-/// A page of zeros that is zeros again in every child process: fork(2) and raw clone(2) alike.
-/// A vfork child shares the memory and sees it as it is.
-pub(crate) fn leak_zeroed_on_fork<T: ZeroedOnFork>() -> io::Result<&'static T> {
-    let page = private_page::<T>()?;
-    // SAFETY: the range is the page just mapped, which nobody uses yet.
-    unsafe { mm::madvise(page.as_ptr().cast(), PAGE_BYTES, Advice::LinuxWipeOnFork) }?;
-    // SAFETY: zeros are a valid `T` by its trait, aligned to a page, and never unmapped.
-    Ok(unsafe { page.as_ref() })
+impl<T: Sync> ForkPage<T> {
+    /// A fresh page, all zeros.
+    pub(crate) fn leak() -> io::Result<&'static Self> {
+        let page = private_page::<Self>()?;
+        // SAFETY: the range is the page just mapped, which nobody uses yet.
+        unsafe { mm::madvise(page.as_ptr().cast(), PAGE_BYTES, Advice::LinuxWipeOnFork) }?;
+        // SAFETY: every field is an atomic, for which zeros are valid and which may change under a
+        // reference; the page is aligned, and never unmapped.
+        Ok(unsafe { page.as_ref() })
+    }
 }
 
 fn private_page<T>() -> io::Result<NonNull<T>> {

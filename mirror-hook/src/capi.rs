@@ -1,0 +1,420 @@
+#![allow(
+    unsafe_code,
+    reason = "the C interface: exported names and the caller's pointers"
+)]
+#![allow(
+    non_camel_case_types,
+    reason = "cbindgen writes the names into the header as they are here"
+)]
+//! The C interface, from which `include/mirror_hook.h` is generated.
+//!
+//! Every function may be called at any time, from any thread, as long as no two threads use one
+//! `mirror_hook_conn` at once. None blocks, fails, changes errno, or lets a panic out: the body of
+//! each is inside `entry!`, and a test counts that.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::slice;
+
+use crate::event::{CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, Meta, Role, Transport};
+use crate::guard::{guarded, silence_panics};
+use crate::hook::{Conn, Info};
+use crate::process;
+
+/// The process sent the ClientHello.
+pub const MIRROR_HOOK_CLIENT: u8 = 1;
+/// The process answered with the ServerHello.
+pub const MIRROR_HOOK_SERVER: u8 = 2;
+
+/// TLS over a byte stream.
+pub const MIRROR_HOOK_TCP: u8 = 1;
+/// DTLS: announced and counted, its text isn't copied.
+pub const MIRROR_HOOK_DTLS: u8 = 2;
+/// QUIC: announced and counted, its text isn't copied.
+pub const MIRROR_HOOK_QUIC: u8 = 3;
+
+/// There was no 0-RTT data.
+pub const MIRROR_HOOK_EARLY_NONE: u8 = 0;
+/// Some passed; whether the server reads it isn't known yet.
+pub const MIRROR_HOOK_EARLY_PENDING: u8 = 1;
+/// The server read it.
+pub const MIRROR_HOOK_EARLY_ACCEPTED: u8 = 2;
+/// The server never read it.
+pub const MIRROR_HOOK_EARLY_REJECTED: u8 = 3;
+
+/// The direction that the process sends.
+pub const MIRROR_HOOK_SENT: c_int = 0;
+/// The direction that the process receives.
+pub const MIRROR_HOOK_RECEIVED: c_int = 1;
+
+/// Flag of `mirror_hook_info`: the handshake has ended.
+pub const MIRROR_HOOK_HANDSHAKE_DONE: u32 = 1;
+/// Flag of `mirror_hook_info`: the session was resumed.
+pub const MIRROR_HOOK_RESUMED: u32 = 2;
+
+/// State of one connection, kept by the caller: all zeros before its first use.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mirror_hook_conn {
+    /// The hook's own.
+    pub words: [u64; 8],
+}
+
+const _: () = assert!(size_of::<mirror_hook_conn>() == size_of::<Conn>());
+const _: () = assert!(align_of::<mirror_hook_conn>() == align_of::<Conn>());
+
+/// What the caller knows of a connection. All zeros but `size`, `role`, the descriptors (-1) and the
+/// wire counts (UINT64_MAX) means: nothing. Pointers need to live for the call only.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mirror_hook_info {
+    /// sizeof(mirror_hook_info)
+    pub size: u32,
+    /// MIRROR_HOOK_HANDSHAKE_DONE | MIRROR_HOOK_RESUMED
+    pub flags: u32,
+    /// MIRROR_HOOK_CLIENT or MIRROR_HOOK_SERVER
+    pub role: u8,
+    /// MIRROR_HOOK_TCP (or 0), MIRROR_HOOK_DTLS, MIRROR_HOOK_QUIC
+    pub transport: u8,
+    /// MIRROR_HOOK_EARLY_...
+    pub early: u8,
+    /// Addresses told by the caller: 0 none, 4 or 6. They take the place of the socket's.
+    pub family: u8,
+    /// As on the wire, 0: unknown
+    pub tls_version: u16,
+    /// IANA number, 0: unknown
+    pub cipher: u16,
+    /// Socket that is read from, -1: none
+    pub read_fd: i32,
+    /// Socket that is written to, -1: none
+    pub write_fd: i32,
+    /// 32 bytes, or NULL
+    pub client_random: *const u8,
+    /// 32 bytes, or NULL
+    pub server_random: *const u8,
+    /// Server name, or NULL
+    pub sni: *const c_char,
+    /// Bytes of `sni`
+    pub sni_length: usize,
+    /// ALPN protocol, or NULL
+    pub alpn: *const u8,
+    /// Bytes of `alpn`
+    pub alpn_length: usize,
+    /// Bytes that the TLS library has read from its transport, UINT64_MAX: unknown
+    pub wire_read: u64,
+    /// Bytes that the TLS library has written to its transport, UINT64_MAX: unknown
+    pub wire_written: u64,
+    /// In network byte order; the first 4 where `family` is 4
+    pub local_address: [u8; 16],
+    /// In network byte order; the first 4 where `family` is 4
+    pub peer_address: [u8; 16],
+    /// In the machine's byte order
+    pub local_port: u16,
+    /// In the machine's byte order
+    pub peer_port: u16,
+}
+
+/// The body of every entry point: its panics end here, and errno stays as it was. What stands in
+/// front of `=>` is the fast path, which can't panic and makes no call.
+macro_rules! entry {
+    ($body:expr) => {
+        guarded(|| $body)
+    };
+    ($fast:expr => |$value:pat_param| $body:expr) => {
+        match $fast {
+            Some($value) => guarded(|| $body),
+            None => Default::default(),
+        }
+    };
+}
+
+/// Reads the settings. Call it from the library's constructor: some programs wipe their environment
+/// as they start. Later calls do nothing.
+#[unsafe(no_mangle)]
+pub extern "C" fn mirror_hook_init() {
+    entry!({
+        if process::init() {
+            silence_panics();
+        }
+    })
+}
+
+/// A handshake begins: asks for an agent if there is none. The only function that makes system calls
+/// on anything but a socket given to mirror_hook_open or mirror_hook_update (in a forked child,
+/// mirror_hook_open asks for an agent too).
+#[unsafe(no_mangle)]
+pub extern "C" fn mirror_hook_handshake() {
+    entry!(process::handshake())
+}
+
+/// True if mirror_hook_open has to be called before this connection's next record: it isn't announced
+/// yet, the process has forked, the ring was replaced, or what was to be announced found no room.
+/// False whenever nothing is mirrored.
+///
+/// # Safety
+/// `conn` is NULL or points to a connection that no other thread uses now.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_wants_open(conn: *const mirror_hook_conn) -> bool {
+    // SAFETY: by the contract above; the layouts are the same.
+    let conn = unsafe { conn.cast::<Conn>().as_ref() };
+    let perhaps = conn.filter(|conn| conn.surely_wants_open().is_none());
+    entry!(perhaps => |conn| conn.perhaps_wants_open())
+}
+
+/// Announces the connection, if mirror_hook_wants_open says so.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open; `info` is NULL or points to a valid mirror_hook_info whose
+/// pointers are NULL or valid for their lengths.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_open(
+    conn: *mut mirror_hook_conn,
+    info: *const mirror_hook_info,
+) {
+    entry!({
+        // SAFETY: by the contract above.
+        if let Some((conn, info)) = unsafe { both(conn, info) } {
+            conn.open_now(&info);
+        }
+    })
+}
+
+/// More is known of the connection: call it when the handshake has ended.
+///
+/// # Safety
+/// As mirror_hook_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_update(
+    conn: *mut mirror_hook_conn,
+    info: *const mirror_hook_info,
+) {
+    entry!({
+        // SAFETY: by the contract above.
+        if let Some((conn, info)) = unsafe { both(conn, info) } {
+            conn.update_now(&info);
+        }
+    })
+}
+
+/// Clear text that the library has accepted from the application. Always to be called: offsets count
+/// also while nothing is mirrored.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open; `bytes` points to `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_sent(
+    conn: *mut mirror_hook_conn,
+    bytes: *const c_void,
+    length: usize,
+) {
+    // SAFETY: by the contract above; the layouts are the same.
+    let conn = unsafe { conn.cast::<Conn>().as_mut() };
+    let place = conn.and_then(|conn| conn.advance(Direction::Sent, length as u64));
+    // SAFETY: by the contract above.
+    entry!(place => |place| place.copy(unsafe { bytes_at(bytes.cast(), length) }))
+}
+
+/// Clear text that the library has handed to the application; not on a peek. Always to be called:
+/// offsets count also while nothing is mirrored.
+///
+/// # Safety
+/// As mirror_hook_sent.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_received(
+    conn: *mut mirror_hook_conn,
+    bytes: *const c_void,
+    length: usize,
+) {
+    // SAFETY: by the contract above; the layouts are the same.
+    let conn = unsafe { conn.cast::<Conn>().as_mut() };
+    let place = conn.and_then(|conn| conn.advance(Direction::Received, length as u64));
+    // SAFETY: by the contract above.
+    entry!(place => |place| place.copy(unsafe { bytes_at(bytes.cast(), length) }))
+}
+
+/// `length` bytes passed in `direction` that the caller has no copy of.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_lost(
+    conn: *mut mirror_hook_conn,
+    direction: c_int,
+    length: u64,
+) {
+    // SAFETY: by the contract above; the layouts are the same.
+    let conn = unsafe { conn.cast::<Conn>().as_mut() };
+    let place = conn.and_then(|conn| conn.advance(direction_of(direction)?, length));
+    entry!(place => |place| place.declare_lost(length))
+}
+
+/// 0-RTT data was rejected: what was sent so far was never read by the server. Offsets begin again
+/// at 0.
+///
+/// # Safety
+/// As mirror_hook_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_early_rejected(
+    conn: *mut mirror_hook_conn,
+    info: *const mirror_hook_info,
+) {
+    entry!({
+        // SAFETY: by the contract above.
+        if let Some((conn, info)) = unsafe { both(conn, info) } {
+            conn.early_rejected_now(&info);
+        }
+    })
+}
+
+/// close_notify was sent (MIRROR_HOOK_SENT), or close_notify or the end of the stream was received
+/// (MIRROR_HOOK_RECEIVED). Repeats are ignored.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_end(conn: *mut mirror_hook_conn, direction: c_int) {
+    entry!({
+        // SAFETY: by the contract above; the layouts are the same.
+        let conn = unsafe { conn.cast::<Conn>().as_mut() };
+        if let Some((conn, direction)) = conn.zip(direction_of(direction)) {
+            conn.end_now(direction);
+        }
+    })
+}
+
+/// A fatal error ended the connection.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_abort(conn: *mut mirror_hook_conn) {
+    entry!({
+        // SAFETY: by the contract above; the layouts are the same.
+        if let Some(conn) = unsafe { conn.cast::<Conn>().as_mut() } {
+            conn.finish(CloseReason::Abort);
+        }
+    })
+}
+
+/// The application gives the connection back. Leaves `conn` as it was before its first use.
+///
+/// # Safety
+/// `conn` as in mirror_hook_wants_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_hook_close(conn: *mut mirror_hook_conn) {
+    entry!({
+        // SAFETY: by the contract above; the layouts are the same.
+        if let Some(conn) = unsafe { conn.cast::<Conn>().as_mut() } {
+            conn.finish(CloseReason::Free);
+        }
+    })
+}
+
+fn direction_of(code: c_int) -> Option<Direction> {
+    match code {
+        MIRROR_HOOK_SENT => Some(Direction::Sent),
+        MIRROR_HOOK_RECEIVED => Some(Direction::Received),
+        _ => None,
+    }
+}
+
+/// The connection and what is told of it, unless either is missing or makes no sense.
+///
+/// # Safety
+/// As `mirror_hook_open`.
+unsafe fn both<'a>(
+    conn: *mut mirror_hook_conn,
+    info: *const mirror_hook_info,
+) -> Option<(&'a mut Conn, Info<'a>)> {
+    // SAFETY: by the caller's contract; the layouts are the same.
+    let conn = unsafe { conn.cast::<Conn>().as_mut() }?;
+    // SAFETY: every version of the structure begins with its size.
+    let size = unsafe { info.cast::<u32>().as_ref() }?;
+    if usize::try_from(*size).ok()? < size_of::<mirror_hook_info>() {
+        return None;
+    }
+    // SAFETY: by the caller's contract, and as large as this version's.
+    let info = unsafe { info.as_ref() }?;
+    // SAFETY: by the caller's contract.
+    let info = unsafe { read_info(info) }?;
+    Some((conn, info))
+}
+
+/// # Safety
+/// The pointers are NULL or valid for their lengths.
+unsafe fn read_info(info: &mirror_hook_info) -> Option<Info<'_>> {
+    let role = match info.role {
+        MIRROR_HOOK_CLIENT => Role::Client,
+        MIRROR_HOOK_SERVER => Role::Server,
+        _ => return None,
+    };
+    let transport = match info.transport {
+        0 | MIRROR_HOOK_TCP => Transport::Tcp,
+        MIRROR_HOOK_DTLS => Transport::Dtls,
+        MIRROR_HOOK_QUIC => Transport::Quic,
+        _ => return None,
+    };
+    let early = match info.early {
+        MIRROR_HOOK_EARLY_PENDING => EarlyData::Pending,
+        MIRROR_HOOK_EARLY_ACCEPTED => EarlyData::Accepted,
+        MIRROR_HOOK_EARLY_REJECTED => EarlyData::Rejected,
+        _ => EarlyData::None,
+    };
+    // SAFETY: NULL or 32 bytes, by the caller's contract.
+    let client_random = unsafe { info.client_random.cast::<[u8; 32]>().as_ref() };
+    // SAFETY: as above.
+    let server_random = unsafe { info.server_random.cast::<[u8; 32]>().as_ref() };
+    // SAFETY: by the caller's contract; a shorter length is valid, too.
+    let sni = unsafe { bytes_at(info.sni.cast(), info.sni_length.min(MAX_SNI)) };
+    // SAFETY: as above.
+    let alpn = unsafe { bytes_at(info.alpn, info.alpn_length.min(MAX_ALPN)) };
+    let fd = [info.write_fd, info.read_fd]
+        .into_iter()
+        .find(|fd| *fd >= 0);
+    // SAFETY: not -1. The caller says that it is open; were it not, system calls on it would fail.
+    let socket = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    let wire_known = info.wire_read != u64::MAX && info.wire_written != u64::MAX;
+    let meta = Meta {
+        transport,
+        early,
+        handshake_done: info.flags & MIRROR_HOOK_HANDSHAKE_DONE != 0,
+        resumed: info.flags & MIRROR_HOOK_RESUMED != 0,
+        tls_version: Some(info.tls_version).filter(|version| *version != 0),
+        cipher: Some(info.cipher).filter(|cipher| *cipher != 0),
+        addresses: told_addresses(info),
+        client_random: client_random.copied(),
+        server_random: server_random.copied(),
+        wire_counts: wire_known.then_some((info.wire_read, info.wire_written)),
+        sni,
+        alpn,
+        ..Meta::new(role)
+    };
+    Some(Info { meta, socket })
+}
+
+fn told_addresses(info: &mirror_hook_info) -> Option<(SocketAddr, SocketAddr)> {
+    let ip = |bytes: [u8; 16]| -> Option<IpAddr> {
+        match info.family {
+            4 => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+            6 => Some(Ipv6Addr::from(bytes).to_canonical()),
+            _ => None,
+        }
+    };
+    Some((
+        SocketAddr::new(ip(info.local_address)?, info.local_port),
+        SocketAddr::new(ip(info.peer_address)?, info.peer_port),
+    ))
+}
+
+/// The bytes at `pointer`; none if it is NULL.
+///
+/// # Safety
+/// `pointer` is NULL or valid for `length` bytes while the result is used.
+unsafe fn bytes_at<'a>(pointer: *const u8, length: usize) -> &'a [u8] {
+    if pointer.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: not NULL; valid for `length` bytes by the caller's contract.
+    unsafe { slice::from_raw_parts(pointer, length) }
+}

@@ -1,0 +1,106 @@
+//! The operator's settings. The mirror is off unless the operator enabled it for this process:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `SSLCOLLECTOR_SOCKET` | enabled; the agent listens at this path |
+//! | `SSLCOLLECTOR_ENABLE=1` | enabled; the agent listens at [`DEFAULT_SOCKET`] |
+//! | `SSLCOLLECTOR_AGENT_UID` | an agent of this user is trusted as well as one of root's |
+//!
+//! Off means: no call but getenv. That is because of seccomp: whether a filter lets a call pass
+//! can't be found out without making it, and some filters answer with death. So only processes
+//! whose operator said so ask for an agent. Programs that gained privileges when they were executed
+//! (AT_SECURE) ignore their environment, as the dynamic loader does.
+//!
+//! They are read once, in the library's constructor where there is one: nginx wipes its environment
+//! when it starts.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::net::SocketAddrUnix;
+
+/// Where the system's agent listens.
+pub const DEFAULT_SOCKET: &str = "/run/sslcollector/agent.sock";
+/// Abstract name (unix(7)) of the system's agent, for processes in whose root the path is missing.
+/// The abstract name that belongs to a path told by `SSLCOLLECTOR_SOCKET` is that path.
+pub const DEFAULT_ABSTRACT_NAME: &str = "sslcollector";
+
+/// The settings of a process that is to be mirrored.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) path: SocketAddrUnix,
+    pub(crate) abstract_name: SocketAddrUnix,
+    pub(crate) agent_uid: Option<u32>,
+}
+
+impl Settings {
+    /// Reads the environment; `None`: the mirror is off.
+    pub(crate) fn from_environment() -> Option<Self> {
+        if is_privileged() {
+            return None;
+        }
+        Self::read(|name| std::env::var_os(name))
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
+        let told = variable("SSLCOLLECTOR_SOCKET").filter(|path| !path.is_empty());
+        let enabled = || variable("SSLCOLLECTOR_ENABLE").is_some_and(|value| value == "1");
+        let (path, name) = match &told {
+            Some(path) => (path.as_bytes(), path.as_bytes()),
+            None if enabled() => (DEFAULT_SOCKET.as_bytes(), DEFAULT_ABSTRACT_NAME.as_bytes()),
+            None => return None,
+        };
+        Some(Self {
+            path: SocketAddrUnix::new(path).ok()?,
+            abstract_name: SocketAddrUnix::new_abstract_name(name).ok()?,
+            agent_uid: variable("SSLCOLLECTOR_AGENT_UID")
+                .and_then(|uid| uid.to_str()?.parse().ok()),
+        })
+    }
+}
+
+#[allow(unsafe_code, reason = "getauxval(3) has no safe form that can't fail")]
+fn is_privileged() -> bool {
+    // SAFETY: no precondition; an unknown type answers 0.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Option<Settings> {
+        Settings::read(|name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn off_unless_enabled() {
+        assert!(settings(&[]).is_none());
+        assert!(settings(&[("SSLCOLLECTOR_ENABLE", "0")]).is_none());
+        assert!(settings(&[("SSLCOLLECTOR_SOCKET", "")]).is_none());
+        assert!(settings(&[("SSLCOLLECTOR_AGENT_UID", "0")]).is_none());
+        let long = "x".repeat(200);
+        assert!(settings(&[("SSLCOLLECTOR_SOCKET", &long)]).is_none());
+    }
+
+    #[test]
+    fn enabled_by_either_variable() {
+        let system = settings(&[("SSLCOLLECTOR_ENABLE", "1")]).unwrap();
+        assert_eq!(system.path.path_bytes(), Some(DEFAULT_SOCKET.as_bytes()));
+        assert_eq!(
+            system.abstract_name.abstract_name(),
+            Some(&b"sslcollector"[..])
+        );
+        let own = settings(&[
+            ("SSLCOLLECTOR_SOCKET", "/tmp/a"),
+            ("SSLCOLLECTOR_AGENT_UID", "1000"),
+        ])
+        .unwrap();
+        assert_eq!(own.path.path_bytes(), Some(&b"/tmp/a"[..]));
+        assert_eq!(own.abstract_name.abstract_name(), Some(&b"/tmp/a"[..]));
+        assert_eq!(own.agent_uid, Some(1000));
+    }
+}

@@ -1,0 +1,251 @@
+//! What the process has of the mirror: its settings, its ring, and when to ask for an agent.
+//!
+//! ```text
+//!            init                 handshake: an agent is there
+//!   unread ───────> enabled, no ring ──────────> ring, in use
+//!      │                  ^                        │ agent left, or never answered:
+//!      v                  │ a later handshake      │ the mapping becomes private zeros
+//!     off <── panic       └────────────────────────┘
+//! ```
+//!
+//! A fork leads from each state to "enabled, no ring" in the child. The kernel does it: the pointer
+//! to the ring lies in a page that is zero in every child (MADV_WIPEONFORK), so a child is never in
+//! its parent's ring, whichever way it was made, and seeing it costs nothing.
+//!
+//! Nobody waits here: who finds another thread attaching goes on without a mirror.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::attach;
+use crate::config::Settings;
+use crate::layout::control;
+use crate::ring::{Memory, Producer};
+use crate::shm::{self, ForkPage, Mapping, Slot};
+
+/// A ring that an agent has been told of.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) producer: Producer<Mapping>,
+    /// Unique on the machine: [`PROCESS_BITS`] bits of the process, then a count.
+    pub(crate) instance: u64,
+    next_connection: AtomicU64,
+    attached_ns: u64,
+}
+
+/// Low bits of an instance, which count the rings of one process; those above are the process.
+const COUNT_BITS: u32 = 16;
+
+/// How long an agent may leave a ring without an answer before the process asks anew.
+const PATIENCE_NS: u64 = 10_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Longest time between two attempts to find an agent.
+const MAX_PAUSE_S: u32 = 60;
+
+static INIT: AtomicU32 = AtomicU32::new(UNREAD);
+const UNREAD: u32 = 0;
+const READING: u32 = 1;
+const READ: u32 = 2;
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static PAGE: OnceLock<&'static ForkPage<Ring>> = OnceLock::new();
+static OFF: AtomicBool = AtomicBool::new(false);
+/// The newest ring of this process or of the one that forked it, which may be over.
+static LAST: Slot<Ring> = Slot::empty();
+/// Instance of the ring of the process that forked this one, or 0.
+static PARENT: AtomicU64 = AtomicU64::new(0);
+static RINGS: AtomicU64 = AtomicU64::new(0);
+/// When an agent may be asked for again, and how long to wait after that.
+static NEXT_TRY_NS: AtomicU64 = AtomicU64::new(0);
+static PAUSE_S: AtomicU32 = AtomicU32::new(1);
+
+impl Ring {
+    /// A number that no connection in this ring has had.
+    pub(crate) fn new_connection(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether `instance` is of this process, and not inherited by a fork.
+    pub(crate) fn same_process(&self, instance: u64) -> bool {
+        self.instance >> COUNT_BITS == instance >> COUNT_BITS
+    }
+
+    /// Adds to a counter of the control page.
+    pub(crate) fn count(&self, counter: usize, value: u64) {
+        self.producer.memory().add_u64(counter, value);
+    }
+}
+
+/// The ring in use. A handful of instructions: this is the whole cost of a mirror that is off.
+#[inline]
+pub(crate) fn ring() -> Option<&'static Ring> {
+    PAGE.get()?.ring.load()
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, without a system call (vDSO).
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds.wrapping_mul(SECOND_NS).wrapping_add(nanoseconds)
+}
+
+/// Reads the settings, once. `true`: the mirror is enabled.
+pub(crate) fn init() -> bool {
+    let first = INIT
+        .compare_exchange(UNREAD, READING, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok();
+    if first {
+        if let Some(settings) = Settings::from_environment() {
+            // The vDSO is looked up at the first call: do it here, not in the data's path.
+            now_ns();
+            let _ = SETTINGS.set(settings);
+            // Without a page that tells forks apart there is no mirror (Linux before 4.14).
+            if let Ok(page) = ForkPage::leak() {
+                page.alive.store(1, Ordering::Release);
+                let _ = PAGE.set(page);
+            }
+        }
+        INIT.store(READ, Ordering::Release);
+    }
+    PAGE.get().is_some()
+}
+
+/// No more mirror in this process: a defect has shown, or the shared memory is corrupt.
+pub(crate) fn turn_off() {
+    OFF.store(true, Ordering::Relaxed);
+    if let Some(page) = PAGE.get() {
+        page.ring.set(None);
+    }
+}
+
+/// A handshake begins: asks for an agent if there is none, at most once in a while.
+pub(crate) fn handshake() {
+    if init() {
+        attach(false);
+    }
+}
+
+/// Whether this process was forked from one that was mirrored, and has not looked since.
+pub(crate) fn is_unnoticed_child() -> bool {
+    let Some(page) = PAGE.get() else {
+        return false;
+    };
+    page.alive.load(Ordering::Acquire) == 0
+        && (LAST.load().is_some() || PARENT.load(Ordering::Relaxed) != 0)
+        && !OFF.load(Ordering::Relaxed)
+}
+
+/// A connection goes on in a child for which no handshake has asked: asks for an agent.
+pub(crate) fn attach_child() {
+    if is_unnoticed_child() {
+        attach(true);
+    }
+}
+
+fn attach(now: bool) {
+    let (Some(page), Some(settings)) = (PAGE.get(), SETTINGS.get()) else {
+        return;
+    };
+    if OFF.load(Ordering::Relaxed) {
+        return;
+    }
+    if page.alive.load(Ordering::Acquire) != 0 && page.ring.load().is_some_and(|ring| !over(ring)) {
+        return;
+    }
+    // A flag, not a lock: one thread attaches, the others go on. It is zero in a child, too.
+    if page.attaching.swap(1, Ordering::Acquire) != 0 {
+        return;
+    }
+    if page.alive.load(Ordering::Acquire) == 0 {
+        leave_parent();
+        page.alive.store(1, Ordering::Release);
+    }
+    if let Some(ring) = page.ring.load().filter(|ring| over(ring)) {
+        page.ring.set(None);
+        retire(ring);
+    }
+    if page.ring.load().is_none() && (may_try() || now) {
+        page.ring.set(new_ring(page, settings));
+    }
+    page.attaching.store(0, Ordering::Release);
+}
+
+/// Nothing will be read from this ring any more, as far as can be told.
+fn over(ring: &Ring) -> bool {
+    ring.producer.detached()
+        || (!ring.producer.ready() && now_ns().saturating_sub(ring.attached_ns) > PATIENCE_NS)
+}
+
+/// Gives the shared pages back. A thread that is still in the middle of a copy writes to nobody; its
+/// connection sees another instance at its next call.
+fn retire(ring: &Ring) {
+    let memory = ring.producer.memory();
+    if ring.producer.ready() || memory.load_u64(control::GRANTED_BYTES, Ordering::Relaxed) != 0 {
+        // It was in use: the next agent may be there at once.
+        PAUSE_S.store(1, Ordering::Relaxed);
+        NEXT_TRY_NS.store(0, Ordering::Relaxed);
+    } else {
+        // An agent that finds it in its socket later must not take it for one in use.
+        memory.store_u64(control::MAGIC, 0, Ordering::Release);
+    }
+    let _ = memory.replace_by_private();
+}
+
+/// In a forked child: nothing of ours may reach the parent's ring, not even what a copy still
+/// writes in the middle of which the process was forked (by a signal handler).
+fn leave_parent() {
+    if let Some(ring) = LAST.load() {
+        let _ = ring.producer.memory().replace_by_private();
+        PARENT.store(ring.instance, Ordering::Relaxed);
+        LAST.set(None);
+    }
+    PAUSE_S.store(1, Ordering::Relaxed);
+    NEXT_TRY_NS.store(0, Ordering::Relaxed);
+}
+
+/// Whether enough time has passed since the last attempt; if so, the next has to wait longer.
+fn may_try() -> bool {
+    let now = now_ns();
+    if now < NEXT_TRY_NS.load(Ordering::Relaxed) {
+        return false;
+    }
+    let pause = PAUSE_S.load(Ordering::Relaxed);
+    NEXT_TRY_NS.store(now + u64::from(pause) * SECOND_NS, Ordering::Relaxed);
+    PAUSE_S.store((pause * 2).min(MAX_PAUSE_S), Ordering::Relaxed);
+    true
+}
+
+fn new_ring(page: &ForkPage<Ring>, settings: &Settings) -> Option<&'static Ring> {
+    let instance = new_instance(page);
+    let parent = Some(PARENT.load(Ordering::Relaxed)).filter(|parent| *parent != 0);
+    let producer = attach::attach(settings, instance, parent).ok()?;
+    let ring = shm::leak(Ring {
+        producer,
+        instance,
+        next_connection: AtomicU64::new(1),
+        attached_ns: now_ns(),
+    })
+    .ok()?;
+    LAST.set(Some(ring));
+    Some(ring)
+}
+
+fn new_instance(page: &ForkPage<Ring>) -> u64 {
+    let mut process = page.process.load(Ordering::Relaxed);
+    if process == 0 {
+        let mut bytes = [0; 8];
+        let random = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);
+        process = match random {
+            Ok(_) => u64::from_ne_bytes(bytes),
+            // As the machine starts there may be no randomness: time and pid are unique, too.
+            Err(_) => now_ns() ^ (u64::from(std::process::id()) << 40),
+        } | 1;
+        page.process.store(process, Ordering::Relaxed);
+    }
+    let count = RINGS.fetch_add(1, Ordering::Relaxed) & ((1 << COUNT_BITS) - 1);
+    process << COUNT_BITS | count
+}

@@ -1,0 +1,152 @@
+#![allow(
+    unsafe_code,
+    reason = "socket options whose length the kernel decides have no safe form"
+)]
+//! What a socket tells of a connection: addresses, cookies, and how much was sent before TLS.
+//! Asked at OPEN and UPDATE only, when the descriptor is surely the connection's own.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::net::{getpeername, getsockname};
+
+/// What a socket tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SocketFacts {
+    /// Local and peer address; IPv4-mapped ones as IPv4 (RFC 4291 2.5.5.2).
+    pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
+    /// SO_COOKIE and SO_NETNS_COOKIE (0 before Linux 5.14).
+    pub(crate) cookies: Option<(u64, u64)>,
+    /// Clear bytes that this side sent before TLS began.
+    pub(crate) clear_prefix_sent: Option<u64>,
+}
+
+impl SocketFacts {
+    /// Asks `socket`, of which the TLS library says that it wrote `wire_written` bytes to it.
+    pub(crate) fn ask(socket: BorrowedFd<'_>, wire_written: Option<u64>) -> Self {
+        let Some(addresses) = addresses(socket) else {
+            return Self::default();
+        };
+        Self {
+            addresses: Some(addresses),
+            cookies: cookie(socket, libc::SO_COOKIE).map(|own| {
+                let netns = cookie(socket, libc::SO_NETNS_COOKIE);
+                (own, netns.unwrap_or(0))
+            }),
+            clear_prefix_sent: wire_written
+                .and_then(|tls| written_to_tcp(socket)?.checked_sub(tls)),
+        }
+    }
+}
+
+fn addresses(socket: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
+    let local = SocketAddr::try_from(getsockname(socket).ok()?).ok()?;
+    let peer = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
+    Some((canonical(local), canonical(peer)))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn cookie(socket: BorrowedFd<'_>, name: i32) -> Option<u64> {
+    let mut value = [0; 8];
+    (option(socket, libc::SOL_SOCKET, name, &mut value)? == 8).then(|| u64::from_ne_bytes(value))
+}
+
+/// Bytes that this side has ever put into the socket: tcpi_bytes_sent - tcpi_bytes_retrans +
+/// tcpi_notsent_bytes (linux/tcp.h; Linux 4.19 tells them all).
+fn written_to_tcp(socket: BorrowedFd<'_>) -> Option<u64> {
+    const NOTSENT_BYTES: usize = 144;
+    const BYTES_SENT: usize = 200;
+    const BYTES_RETRANS: usize = 208;
+    let mut info = [0; 216];
+    if option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)? < info.len() {
+        return None;
+    }
+    let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    let not_sent = u32::from_ne_bytes(
+        info.get(NOTSENT_BYTES..NOTSENT_BYTES + 4)?
+            .try_into()
+            .ok()?,
+    );
+    long(BYTES_SENT)?
+        .checked_sub(long(BYTES_RETRANS)?)?
+        .checked_add(not_sent.into())
+}
+
+/// getsockopt(2); how many bytes of `out` the kernel filled.
+pub(crate) fn option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    out: &mut [u8],
+) -> Option<usize> {
+    let mut length = libc::socklen_t::try_from(out.len()).ok()?;
+    // SAFETY: `out` is writable for `length` bytes, which the kernel doesn't exceed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            out.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(usize::try_from(length).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_connected_socket_tells_addresses_cookies_and_prefix() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, peer) = listener.accept().unwrap();
+        client.write_all(b"STARTTLS\r\n and then TLS").unwrap();
+        let facts = SocketFacts::ask(client.as_fd(), Some(13));
+        assert_eq!(
+            facts.addresses,
+            Some((peer, listener.local_addr().unwrap()))
+        );
+        assert_eq!(facts.clear_prefix_sent, Some(10));
+        assert_ne!(facts.cookies.unwrap().0, 0);
+        // More than was ever written: nothing is known.
+        let facts = SocketFacts::ask(client.as_fd(), Some(1000));
+        assert_eq!(facts.clear_prefix_sent, None);
+        let facts = SocketFacts::ask(server.as_fd(), Some(0));
+        assert_eq!(facts.clear_prefix_sent, Some(0));
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let facts = SocketFacts::ask(server.as_fd(), None);
+        assert_eq!(
+            facts.addresses,
+            Some((client.peer_addr().unwrap(), client.local_addr().unwrap()))
+        );
+    }
+
+    #[test]
+    fn what_is_no_internet_socket_tells_nothing() {
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(
+            SocketFacts::ask(unix.as_fd(), Some(0)),
+            SocketFacts::default()
+        );
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(
+            SocketFacts::ask(file.as_fd(), Some(0)),
+            SocketFacts::default()
+        );
+    }
+}
