@@ -270,9 +270,12 @@ impl Flow {
 
     /// Ends the conversation if there is one. The comment tells what the packets don't.
     fn reset<P: PacketSink>(&mut self, by: Side, reason: ResetReason, context: &mut Context<P>) {
-        let State::Conversing(conversation) = std::mem::replace(&mut self.state, State::Severed)
-        else {
-            return;
+        let conversation = match std::mem::replace(&mut self.state, State::Severed) {
+            State::Conversing(conversation) => conversation,
+            other => {
+                self.state = other;
+                return;
+            }
         };
         context.stats.resets += 1;
         let missing = Sides {

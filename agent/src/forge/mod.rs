@@ -31,7 +31,7 @@ mod path;
 mod sequence;
 mod stats;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use conversation::MAX_GAP_BYTES;
 pub use forger::{ForgeConfig, Forger, Mtu, MtuError};

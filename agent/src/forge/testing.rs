@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! What the tests of this crate share.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, Tuple};
 
 /// A plain flow of curl.
-pub(super) fn info(client: &str, server: &str) -> FlowInfo {
+pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
     FlowInfo {
         id: FlowId([7; 16]),
         tuple: Tuple {
