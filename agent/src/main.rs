@@ -1,3 +1,8 @@
 //! The command `sslcollector`.
 
+mod cli;
+mod config;
+mod diagnosis;
+mod launch;
+
 fn main() {}

@@ -1,0 +1,145 @@
+//! The command line, parsed and nothing more; `config` resolves it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Mirrors the clear text of TLS sessions, and writes it as packets.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sslcollector",
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  sslcollector run -- curl https://localhost/            show what curl says and hears
+  sslcollector run -w out.pcapng -- curl https://…       the same as a capture
+  sslcollector run -w - -- curl https://… | tshark -r -  live
+  sslcollector -w out.pcapng                             serve every program that asks
+
+Exit status: 0 good, 1 failure, 2 wrong usage; `run` passes the program's own on.
+More: sslcollector run --help"
+)]
+pub(crate) struct Cli {
+    /// What the agent does without a subcommand.
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one program with the patched TLS library, and mirror just it and its children.
+    #[command(after_help = "Examples:
+  sslcollector run -- curl https://localhost/
+  sslcollector run -w out.pcapng -- curl -sk https://localhost/
+  sslcollector run -w - -- curl -sk https://localhost/ | tshark -r - -Y http
+  sslcollector run -w web.pcapng -- nginx -g 'daemon off;'
+
+The program's exit status is passed on (128 + N where signal N ended it), and its output is left
+alone; with `-w -` its standard output goes to standard error. Signals are handed to it. No root is
+needed; with the right to capture packets, sessions of programs whose library has no socket (curl,
+httpd, HAProxy) carry their real addresses.")]
+    Run(RunArgs),
+}
+
+/// Options that both ways of working have.
+#[derive(Args, Debug)]
+pub(crate) struct MirrorArgs {
+    /// Interface on which to watch handshakes, to find the addresses of sessions without a socket;
+    /// may be repeated; `any` is all, `none` is no watching
+    #[arg(short = 'I', long = "interface", value_name = "IFACE")]
+    pub(crate) interfaces: Vec<String>,
+
+    /// Largest ring for one process, in bytes (a power of two, 64 KiB to 64 MiB; K and M are known)
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) ring_size: Option<u64>,
+}
+
+/// `sslcollector` without a subcommand.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Write the packets to this capture file (pcapng); `-` is standard output
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+
+    /// Socket at which programs ask for the agent
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Options that `run` has, too.
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+}
+
+/// `sslcollector run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Write the packets to this capture file (pcapng); `-` is standard output. Without it, a
+    /// readable summary of the exchange goes to standard error
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+
+    /// Directory with the patched libssl.so.3
+    #[arg(long, value_name = "DIR")]
+    pub(crate) library_dir: Option<PathBuf>,
+
+    /// Options that serving has, too.
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<OsString>,
+}
+
+/// A number of bytes: `65536`, `64K`, `16M`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 1024),
+        None => match text.strip_suffix(['M', 'm']) {
+            Some(digits) => (digits, 1024 * 1024),
+            None => (text, 1),
+        },
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is no number of bytes"))?;
+    let bytes = number.checked_mul(unit).ok_or_else(|| format!("'{text}' is too large"))?;
+    let range = mirror_hook::layout::BOOTSTRAP_BYTES..=mirror_hook::layout::MAX_DATA_BYTES;
+    if !bytes.is_power_of_two() || !range.contains(&bytes) {
+        return Err(format!("{bytes} isn't a power of two from 64K to 64M"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_program_keeps_its_own_options() {
+        let cli = Cli::parse_from(["sslcollector", "run", "-w", "x", "--", "curl", "-w", "y"]);
+        let Some(Command::Run(run)) = cli.command else { panic!("not run: {cli:?}") };
+        assert_eq!(run.program, ["curl", "-w", "y"]);
+        assert_eq!(run.write, Some("x".into()));
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("64K"), Ok(65536));
+        assert_eq!(parse_size("16M"), Ok(16 << 20));
+        for bad in ["", "x", "3M", "1K", "128M", "99999999999999999999M"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

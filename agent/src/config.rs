@@ -1,0 +1,205 @@
+//! What the command line means on this machine: defaults filled in, paths found, contradictions
+//! refused. Nothing is opened or changed here.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::cli::{Cli, Command, MirrorArgs, RunArgs, ServeArgs};
+
+/// Ring of a process that a serving agent grants, in bytes: stays in the cache of one core.
+const SERVE_RING_BYTES: u64 = 1024 * 1024;
+/// Ring that `run` grants: bulk on loopback stays whole on a busy machine of two cores.
+const RUN_RING_BYTES: u64 = 16 * 1024 * 1024;
+/// The folder of the library's version below the library directory.
+const LIBRARY_FOLDER: &str = "openssl-3.0";
+/// The library's soname.
+pub(crate) const LIBRARY_NAME: &str = "libssl.so.3";
+
+/// Where packets go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OutputChoice {
+    /// A capture file.
+    File(PathBuf),
+    /// A capture on standard output.
+    Stdout,
+    /// No packets: a summary for people on standard error.
+    Summary,
+}
+
+/// Where handshakes are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WatchChoice {
+    /// On these interfaces; not being able to is an error.
+    Interfaces(Vec<String>),
+    /// On all, where the user may capture; else not.
+    AnyIfAllowed,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// A program to be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// The program, then its arguments.
+    pub(crate) words: Vec<OsString>,
+    /// Directory of the patched library.
+    pub(crate) library_dir: PathBuf,
+}
+
+/// How the agent is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// At a socket that anybody who may can reach, until a signal comes.
+    Serve {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// By one program and its children, until these have ended.
+    Run(Program),
+}
+
+/// All that the agent needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Who is served.
+    pub(crate) mode: Mode,
+    /// Where packets go.
+    pub(crate) output: OutputChoice,
+    /// Where handshakes are watched.
+    pub(crate) watch: WatchChoice,
+    /// Ring that is granted to a process, in bytes.
+    pub(crate) ring_bytes: u64,
+}
+
+/// Resolves the command line.
+///
+/// # Errors
+/// What is missing on this machine, with the next step.
+pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Settings> {
+    match cli.command {
+        Some(Command::Run(args)) => resolve_run(args),
+        None => resolve_serve(cli.serve),
+    }
+}
+
+fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
+    let library_dir = match args.library_dir {
+        Some(dir) => checked_library_dir(dir)?,
+        None => find_library_dir()?,
+    };
+    Ok(Settings {
+        mode: Mode::Run(Program { words: args.program, library_dir }),
+        output: args.write.map_or(OutputChoice::Summary, output_choice),
+        watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
+        ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
+    })
+}
+
+fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
+    let Some(write) = args.write else {
+        bail!("no output: say where packets go, for example `sslcollector -w out.pcapng`");
+    };
+    let socket = match args.socket {
+        Some(socket) => socket,
+        None => default_socket()?,
+    };
+    Ok(Settings {
+        mode: Mode::Serve { socket },
+        output: output_choice(write),
+        watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
+        ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),
+    })
+}
+
+fn output_choice(path: PathBuf) -> OutputChoice {
+    if path.as_os_str() == "-" { OutputChoice::Stdout } else { OutputChoice::File(path) }
+}
+
+fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<WatchChoice> {
+    match args.interfaces.as_slice() {
+        [] => Ok(default),
+        [only] if only == "none" => Ok(WatchChoice::Nowhere),
+        names if names.iter().any(|name| name == "none") => {
+            bail!("`-I none` contradicts the other -I: give one or the other")
+        }
+        names => Ok(WatchChoice::Interfaces(names.to_vec())),
+    }
+}
+
+/// The socket of an agent that serves: the system's for root, else the user's own.
+fn default_socket() -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/run/sslcollector/agent.sock"));
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).context(
+        "not root, and XDG_RUNTIME_DIR isn't set: say where the socket shall be, \
+         for example `--socket ~/sslcollector.sock`",
+    )?;
+    Ok(PathBuf::from(runtime).join("sslcollector/agent.sock"))
+}
+
+/// Looks beside the executable: `bin/sslcollector` has `lib/sslcollector/`, and so has
+/// `target/release/sslcollector`.
+fn find_library_dir() -> anyhow::Result<PathBuf> {
+    let exe = std::env::current_exe().context("can't tell where sslcollector itself lies")?;
+    let dir = exe
+        .parent()
+        .and_then(Path::parent)
+        .map(|prefix| prefix.join("lib/sslcollector").join(LIBRARY_FOLDER))
+        .with_context(|| format!("{} lies in no directory", exe.display()))?;
+    checked_library_dir(dir)
+}
+
+fn checked_library_dir(dir: PathBuf) -> anyhow::Result<PathBuf> {
+    if !dir.join(LIBRARY_NAME).is_file() {
+        bail!(
+            "no patched {LIBRARY_NAME} in {}: build it with `make openssl`, \
+             or say where it is with --library-dir",
+            dir.display()
+        );
+    }
+    // The dynamic loader splits LD_LIBRARY_PATH at these, and has no way to quote them.
+    if dir.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b';')) {
+        bail!("{} contains ':' or ';': the dynamic loader can't search there", dir.display());
+    }
+    std::path::absolute(&dir).with_context(|| format!("{} has no absolute form", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn settings(words: &[&str]) -> anyhow::Result<Settings> {
+        resolve(Cli::parse_from([&["sslcollector"], words].concat()))
+    }
+
+    #[test]
+    fn serving_needs_an_output() {
+        let error = settings(&["-I", "lo"]).unwrap_err().to_string();
+        assert!(error.contains("-w out.pcapng"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_library_is_said_with_the_next_step() {
+        let error =
+            settings(&["run", "--library-dir", "/nonexistent", "true"]).unwrap_err().to_string();
+        assert!(error.contains("make openssl"), "{error}");
+    }
+
+    #[test]
+    fn a_dash_is_standard_output() {
+        let settings = settings(&["-w", "-", "--socket", "/tmp/x"]).unwrap();
+        assert_eq!(settings.output, OutputChoice::Stdout);
+        assert_eq!(settings.watch, WatchChoice::AnyIfAllowed);
+    }
+
+    #[test]
+    fn none_excludes_other_interfaces() {
+        assert!(settings(&["-w", "-", "--socket", "x", "-I", "none", "-I", "lo"]).is_err());
+    }
+}

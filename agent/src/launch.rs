@@ -1,0 +1,147 @@
+//! Starts the program of `run`, hands signals to it, and reaps it and its descendants.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, anyhow};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::config::Program;
+
+/// A program that has been started.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pid: Pid,
+    exit: Option<Exit>,
+}
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The status to pass on: 128 + N for signal N, as shells have it.
+    pub(crate) fn code(self) -> u8 {
+        let (Self::Status(code) | Self::Signal(code)) = self;
+        let code = u8::try_from(code & 0xff).unwrap_or(u8::MAX);
+        match self {
+            Self::Status(_) => code,
+            Self::Signal(_) => code.wrapping_add(128),
+        }
+    }
+}
+
+impl Running {
+    /// Starts `program` so that it loads the patched library and asks at `socket`. With
+    /// `stdout_to_stderr` its standard output goes where ours for errors goes.
+    ///
+    /// This process becomes the reaper of all descendants: they stay in its tree also when their
+    /// parents end first, which is how the agent knows them as its own.
+    ///
+    /// # Errors
+    /// The program can't be started; says why.
+    pub(crate) fn start(program: &Program, socket: &Path, stdout_to_stderr: bool) -> anyhow::Result<Self> {
+        let [name, arguments @ ..] = program.words.as_slice() else {
+            return Err(anyhow!("no program to run"));
+        };
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("can't become the reaper of the program's children")?;
+        let uid = rustix::process::geteuid().as_raw();
+        let mut command = Command::new(name);
+        command
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", library_path(&program.library_dir))
+            .env("SSLCOLLECTOR_SOCKET", socket)
+            .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
+            .arg0(name);
+        if stdout_to_stderr {
+            let stderr = io::stderr().as_fd().try_clone_to_owned();
+            command.stdout(Stdio::from(stderr.context("can't duplicate standard error")?));
+        }
+        let child = command.spawn().map_err(|error| not_started(name, &error))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(Self { pid: pid.context("the program has no process id")?, exit: None })
+    }
+
+    /// Reaps whoever has ended; says how the program ended, once it has.
+    ///
+    /// # Errors
+    /// The kernel's, which isn't to be expected.
+    pub(crate) fn poll(&mut self) -> anyhow::Result<Option<Exit>> {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.pid => self.exit = exit_of(status),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(self.exit),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("can't wait for the program"),
+            }
+        }
+    }
+
+    /// Sends a signal to the program, unless it has ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if self.exit.is_none() {
+            // It may end at this moment; that isn't an error.
+            let _ = rustix::process::kill_process(self.pid, signal);
+        }
+    }
+}
+
+fn exit_of(status: WaitStatus) -> Option<Exit> {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Exit::Status(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal)),
+        (None, None) => None,
+    }
+}
+
+/// Our directory in front of what the user has set.
+pub(crate) fn library_path(dir: &Path) -> OsString {
+    let mut path = dir.as_os_str().to_owned();
+    if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|old| !old.is_empty()) {
+        path.push(":");
+        path.push(old);
+    }
+    path
+}
+
+fn not_started(name: &OsStr, error: &io::Error) -> anyhow::Error {
+    let name = name.to_string_lossy();
+    match error.kind() {
+        io::ErrorKind::NotFound if name.contains('/') => {
+            anyhow!("can't run {name}: there is no such file (or not the interpreter it names)")
+        }
+        io::ErrorKind::NotFound => anyhow!("can't run {name}: no program of that name in PATH"),
+        io::ErrorKind::PermissionDenied => anyhow!("can't run {name}: it isn't executable for you"),
+        _ => anyhow!("can't run {name}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_passed_on_as_shells_do() {
+        assert_eq!(Exit::Status(0).code(), 0);
+        assert_eq!(Exit::Status(41).code(), 41);
+        assert_eq!(Exit::Signal(9).code(), 137);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let program = Program { words: vec!["no-such-program".into()], library_dir: "/x".into() };
+        let error = Running::start(&program, Path::new("/x"), false).unwrap_err().to_string();
+        assert_eq!(error, "can't run no-such-program: no program of that name in PATH");
+    }
+}
