@@ -1,0 +1,93 @@
+//! The lower end of the column: what takes the flow events, and where it goes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Stderr, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use agent::event::{FlowEvent, FlowSink, PacketSink, WallTime};
+use agent::forge::{ForgeConfig, ForgeStats, Forger};
+use agent::output::{PcapngWriter, Reorder, TextSummary};
+use anyhow::Context;
+
+use crate::config::OutputChoice;
+
+/// Forged packets into a capture, or a summary for people.
+pub(crate) enum Column {
+    /// Packets.
+    Packets(Box<Forger<Reorder<PcapngWriter<Box<dyn Write>>>>>),
+    /// Text on standard error.
+    Summary(Box<TextSummary<Stderr>>),
+}
+
+impl Column {
+    /// Opens the output. A capture holds clear text: nobody but its owner may read it.
+    ///
+    /// # Errors
+    /// The file can't be written; says why, and what to do.
+    pub(crate) fn open(output: &OutputChoice, forge: ForgeConfig) -> anyhow::Result<Self> {
+        let writer: Box<dyn Write> = match output {
+            OutputChoice::Summary => return Ok(Self::Summary(Box::new(TextSummary::new(io::stderr())))),
+            OutputChoice::Stdout => Box::new(io::stdout()),
+            OutputChoice::File(path) => Box::new(create(path)?),
+        };
+        let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
+        // A reader of a pipe sees at once that a capture is coming.
+        writer.flush().context("can't write the capture")?;
+        Ok(Self::Packets(Box::new(Forger::new(forge, Reorder::new(writer)))))
+    }
+
+    /// Writes what is older than `until`, and hands it on to readers.
+    ///
+    /// # Errors
+    /// The output can't be written any more.
+    pub(crate) fn release(&mut self, until: WallTime) -> io::Result<()> {
+        match self {
+            Self::Packets(forger) => {
+                forger.take_error().map_or(Ok(()), Err)?;
+                let output = forger.sink_mut();
+                output.release(until)?;
+                output.flush()
+            }
+            Self::Summary(summary) => summary.flush(),
+        }
+    }
+
+    /// Ends what is still live, and writes all that is left.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn finish(&mut self, at: WallTime) -> io::Result<()> {
+        if let Self::Packets(forger) = self {
+            forger.finish(at);
+        }
+        self.release(WallTime(u64::MAX))
+    }
+
+    /// What was forged.
+    pub(crate) fn forge_stats(&self) -> Option<ForgeStats> {
+        match self {
+            Self::Packets(forger) => Some(forger.stats()),
+            Self::Summary(_) => None,
+        }
+    }
+}
+
+impl FlowSink for Column {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        match self {
+            Self::Packets(forger) => forger.flow_event(event),
+            Self::Summary(summary) => summary.flow_event(event),
+        }
+    }
+}
+
+fn create(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("can't write {}: give another file with -w", path.display()))
+}
