@@ -57,6 +57,7 @@ pub enum ReadError {
 }
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const INTERFACE: u32 = 1;
 const STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
@@ -80,27 +81,30 @@ impl Capture {
     pub fn parse(file: &[u8]) -> Result<Self, ReadError> {
         let mut capture = Self::default();
         let mut at = 0;
+        let mut order = Order::Little;
         while at < file.len() || at == 0 {
             let head = file.get(at..at + 12).ok_or(ReadError::Truncated(at))?;
             let bad = |what: String| ReadError::Bad { at, what };
-            let (kind, length) = (word(head, 0), word(head, 4) as usize);
-            if at == 0 && (kind != SECTION_HEADER || word(head, 8) != 0x1a2b_3c4d) {
-                return Err(bad("not a pcapng section of this byte order".into()));
+            if at == 0 {
+                order = Order::of(head).ok_or(bad("no pcapng section".into()))?;
             }
+            let (kind, length) = (order.word(head, 0), order.word(head, 4) as usize);
             if length < 12 || !length.is_multiple_of(4) {
                 return Err(bad(format!("impossible length {length}")));
             }
             let block = file.get(at..at + length).ok_or(ReadError::Truncated(at))?;
-            if word(block, length - 4) as usize != length {
+            if order.word(block, length - 4) as usize != length {
                 return Err(bad("its two lengths differ".into()));
             }
             let body = &block[8..length - 4];
             match kind {
                 SECTION_HEADER if at > 0 => return Err(bad("a second section".into())),
                 SECTION_HEADER | STATISTICS => {}
-                INTERFACE => capture.interfaces.push(interface(body).map_err(bad)?),
+                INTERFACE => capture
+                    .interfaces
+                    .push(interface(body, order).map_err(bad)?),
                 ENHANCED_PACKET => {
-                    let packet = packet(body, &capture.interfaces).map_err(bad)?;
+                    let packet = packet(body, order, &capture.interfaces).map_err(bad)?;
                     capture.packets.push(packet);
                 }
                 other => return Err(bad(format!("unexpected block type {other:#x}"))),
@@ -111,10 +115,10 @@ impl Capture {
     }
 }
 
-fn interface(body: &[u8]) -> Result<Interface, String> {
+fn interface(body: &[u8], order: Order) -> Result<Interface, String> {
     let fixed = body.get(..8).ok_or("too short for an interface")?;
     let mut units_per_second = 1_000_000;
-    for (code, value) in options(&body[8..])? {
+    for (code, value) in options(&body[8..], order)? {
         if code == OPT_TSRESOL {
             units_per_second = match value {
                 [power] if power & 0x80 == 0 => 10u64.checked_pow(u32::from(*power)),
@@ -125,20 +129,23 @@ fn interface(body: &[u8]) -> Result<Interface, String> {
         }
     }
     Ok(Interface {
-        link_type: u16::from_ne_bytes([fixed[0], fixed[1]]),
-        snap_length: word(fixed, 4),
+        link_type: order.half(fixed, 0),
+        snap_length: order.word(fixed, 4),
         units_per_second,
     })
 }
 
-fn packet(body: &[u8], interfaces: &[Interface]) -> Result<Packet, String> {
+fn packet(body: &[u8], order: Order, interfaces: &[Interface]) -> Result<Packet, String> {
     let fixed = body.get(..20).ok_or("too short for a packet")?;
     let interface = interfaces
-        .get(word(fixed, 0) as usize)
+        .get(order.word(fixed, 0) as usize)
         .ok_or("an interface that wasn't described")?;
-    let units = u64::from(word(fixed, 4)) << 32 | u64::from(word(fixed, 8));
+    let units = u64::from(order.word(fixed, 4)) << 32 | u64::from(order.word(fixed, 8));
     let at_ns = u128::from(units) * 1_000_000_000 / u128::from(interface.units_per_second);
-    let (captured, original) = (word(fixed, 12) as usize, word(fixed, 16) as usize);
+    let (captured, original) = (
+        order.word(fixed, 12) as usize,
+        order.word(fixed, 16) as usize,
+    );
     if captured != original {
         return Err(format!("{captured} of {original} bytes captured"));
     }
@@ -147,7 +154,7 @@ fn packet(body: &[u8], interfaces: &[Interface]) -> Result<Packet, String> {
         .get(20 + captured.next_multiple_of(4)..)
         .ok_or("padding is cut")?;
     let mut comments = Vec::new();
-    for (code, value) in options(rest)? {
+    for (code, value) in options(rest, order)? {
         if code == OPT_COMMENT {
             comments.push(std::str::from_utf8(value).map_err(|_| "comment isn't UTF-8")?);
         }
@@ -159,12 +166,12 @@ fn packet(body: &[u8], interfaces: &[Interface]) -> Result<Packet, String> {
     })
 }
 
-fn options(mut rest: &[u8]) -> Result<Vec<(u16, &[u8])>, String> {
+fn options(mut rest: &[u8], order: Order) -> Result<Vec<(u16, &[u8])>, String> {
     let mut found = Vec::new();
     while !rest.is_empty() {
         let head = rest.get(..4).ok_or("option is cut")?;
-        let code = u16::from_ne_bytes([head[0], head[1]]);
-        let length = usize::from(u16::from_ne_bytes([head[2], head[3]]));
+        let code = order.half(head, 0);
+        let length = usize::from(order.half(head, 2));
         if code == 0 {
             return if rest.len() == 4 && length == 0 {
                 Ok(found)
@@ -180,11 +187,41 @@ fn options(mut rest: &[u8]) -> Result<Vec<(u16, &[u8])>, String> {
     Ok(found)
 }
 
-/// The word at `at`, which the caller knows to be there, in the machine's byte order.
-fn word(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_ne_bytes(word)
+/// The byte order of a section, which its writer chooses.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    /// That of the section header block which begins with these 12 bytes.
+    fn of(head: &[u8]) -> Option<Self> {
+        let begins = [Self::Little, Self::Big].into_iter();
+        let mut matching = begins.filter(|order| {
+            order.word(head, 0) == SECTION_HEADER && order.word(head, 8) == BYTE_ORDER_MAGIC
+        });
+        matching.next()
+    }
+
+    /// The word at `at`, which the caller knows to be there.
+    fn word(self, bytes: &[u8], at: usize) -> u32 {
+        let mut word = [0; 4];
+        word.copy_from_slice(&bytes[at..at + 4]);
+        match self {
+            Self::Little => u32::from_le_bytes(word),
+            Self::Big => u32::from_be_bytes(word),
+        }
+    }
+
+    /// The half word at `at`, which the caller knows to be there.
+    fn half(self, bytes: &[u8], at: usize) -> u16 {
+        let half = [bytes[at], bytes[at + 1]];
+        match self {
+            Self::Little => u16::from_le_bytes(half),
+            Self::Big => u16::from_be_bytes(half),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub enum Rule {
     Repeated,
     /// More is missing than may be.
     Hole,
-    /// The data after a hole isn't acknowledged at once.
+    /// The data after a hole, to the end of its record, isn't acknowledged at once.
     HoleAck,
     /// The ACK isn't all that the other side has sent so far.
     Ack,
@@ -147,8 +147,16 @@ struct Flow {
     /// How much of each side's has been acknowledged.
     acknowledged: [u32; 2],
     finished: [bool; 2],
-    /// The receiver has to acknowledge with the very next packet: after a hole's data, after a FIN.
-    ack_due: Option<(usize, Rule)>,
+    ack_due: Option<AckDue>,
+}
+
+/// A side has to acknowledge before anything else: after a FIN, and after a hole's record.
+#[derive(Clone, Copy, Debug)]
+struct AckDue {
+    debtor: usize,
+    /// With the very next packet; else the other side's record may go on first.
+    now: bool,
+    rule: Rule,
 }
 
 #[derive(Default)]
@@ -292,10 +300,18 @@ impl Checker {
             self.object(Rule::Ack, format!("off by {surplus}"));
         }
         flow.acknowledged[other] = segment.ack;
-        if let Some((debtor, rule)) = flow.ack_due.take()
-            && (debtor != side || !segment.is_pure_ack())
-        {
-            self.object(rule, "not acknowledged at once");
+        match flow.ack_due.take() {
+            Some(due) if due.debtor == other && !segment.payload.is_empty() && !due.now => {
+                // The record behind the hole goes on.
+                flow.ack_due = Some(AckDue {
+                    now: segment.has(PSH),
+                    ..due
+                });
+            }
+            Some(due) if due.debtor != side || !segment.is_pure_ack() => {
+                self.object(due.rule, "not acknowledged at once");
+            }
+            _ => {}
         }
         self.advance(flow, segment, side);
     }
@@ -307,7 +323,11 @@ impl Checker {
         if gap.cast_signed() < 0 {
             self.object(Rule::Repeated, format!("{} back", gap.cast_signed()));
         } else if gap > 0 && !segment.payload.is_empty() {
-            flow.ack_due = Some((1 - side, Rule::HoleAck));
+            flow.ack_due = Some(AckDue {
+                debtor: 1 - side,
+                now: segment.has(PSH),
+                rule: Rule::HoleAck,
+            });
             if gap > MAX_HOLE {
                 self.object(Rule::Hole, format!("{gap} bytes"));
             }
@@ -333,7 +353,11 @@ impl Checker {
         }
         if segment.has(FIN) {
             flow.finished[side] = true;
-            flow.ack_due = Some((1 - side, Rule::Close));
+            flow.ack_due = Some(AckDue {
+                debtor: 1 - side,
+                now: true,
+                rule: Rule::Close,
+            });
         } else if segment.has(RST) || (flow.finished == [true; 2] && segment.is_pure_ack()) {
             flow.state = State::Ended;
         }

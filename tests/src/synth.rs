@@ -223,28 +223,28 @@ pub fn pcapng(capture: &Capture) -> Vec<u8> {
     let mut file = Vec::new();
     let mut block = |kind: u32, body: &[u8]| {
         let length = u32::try_from(body.len() + 12).unwrap_or(u32::MAX);
-        file.extend(kind.to_ne_bytes());
-        file.extend(length.to_ne_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend(length.to_le_bytes());
         file.extend(body);
-        file.extend(length.to_ne_bytes());
+        file.extend(length.to_le_bytes());
     };
-    let mut section = 0x1a2b_3c4du32.to_ne_bytes().to_vec();
-    section.extend([1u16.to_ne_bytes(), 0u16.to_ne_bytes()].concat());
+    let mut section = 0x1a2b_3c4du32.to_le_bytes().to_vec();
+    section.extend([1u16.to_le_bytes(), 0u16.to_ne_bytes()].concat());
     section.extend([0xff; 8]);
     block(0x0a0d_0d0a, &section);
     let mut interface = vec![];
-    interface.extend(1u16.to_ne_bytes());
+    interface.extend(1u16.to_le_bytes());
     interface.extend([0; 6]);
     option(&mut interface, 9, &[9]);
     interface.extend([0; 4]);
     block(1, &interface);
     for packet in &capture.packets {
-        let mut body = 0u32.to_ne_bytes().to_vec();
+        let mut body = 0u32.to_le_bytes().to_vec();
         let high = u32::try_from(packet.at_ns >> 32).unwrap_or(0);
         let low = u32::try_from(packet.at_ns & 0xffff_ffff).unwrap_or(0);
         let length = u32::try_from(packet.frame.len()).unwrap_or(0);
         for word in [high, low, length, length] {
-            body.extend(word.to_ne_bytes());
+            body.extend(word.to_le_bytes());
         }
         body.extend(&packet.frame);
         body.resize(body.len().next_multiple_of(4), 0);
@@ -258,8 +258,8 @@ pub fn pcapng(capture: &Capture) -> Vec<u8> {
 }
 
 fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
-    body.extend(code.to_ne_bytes());
-    body.extend(u16::try_from(value.len()).unwrap_or(0).to_ne_bytes());
+    body.extend(code.to_le_bytes());
+    body.extend(u16::try_from(value.len()).unwrap_or(0).to_le_bytes());
     body.extend(value);
     body.resize(body.len().next_multiple_of(4), 0);
 }

@@ -87,6 +87,8 @@ impl Suricata {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let rules = directory.join("events.rules");
         fs::write(&rules, event_rules()).expect("write the rules");
+        // It would append to a report that is there.
+        let _ = fs::remove_file(directory.join("eve.json"));
         let mut command = Command::new("suricata");
         command.args(["-c", "/etc/suricata/suricata.yaml", "--runmode", "single"]);
         command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
