@@ -12,7 +12,7 @@ set -eu
 say() { printf 'install-peers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# command (or @file, or @@file for one found by the compiler) and the package that has it
+# a command, or a header behind @@, and the package that has it
 needs() {
     case $1 in
     build) cat <<-END
@@ -34,7 +34,7 @@ needs() {
         ;;
     test) needs demo; cat <<-END
 		capinfos wireshark-common
-		python3 python3
+		/usr/bin/python3 python3
 		strace strace
 		ip iproute2
 		ss iproute2

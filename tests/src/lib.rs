@@ -11,6 +11,7 @@
 //! Nothing here uses code of the agent or of the hook. What the hook or the agent says of itself is
 //! never evidence; only its clear errors and its summary are looked at.
 
+pub mod client;
 pub mod curl;
 pub mod decode;
 pub mod exchange;

@@ -26,6 +26,8 @@ pub struct Flow {
     pub response: Stream,
     /// How it ended.
     pub end: End,
+    /// Comment of its RST; empty: none.
+    pub end_comment: String,
 }
 
 /// How a flow ended.
@@ -154,6 +156,7 @@ pub fn flows(capture: &Capture) -> Result<Vec<Flow>, String> {
                 request: Stream::default(),
                 response: Stream::default(),
                 end: End::Open,
+                end_comment: String::new(),
             };
             current.insert((ends.0.min(ends.1), ends.0.max(ends.1)), flows.len());
             flows.push((flow, [segment.seq.wrapping_add(1), 0]));
@@ -188,6 +191,7 @@ pub fn flows(capture: &Capture) -> Result<Vec<Flow>, String> {
         next[side] = segment.seq.wrapping_add(segment.length());
         if segment.has(RST) {
             flow.end = [End::ResetByClient, End::ResetByServer][side];
+            flow.end_comment = packet.comment.clone().unwrap_or_default();
         } else if segment.has(FIN) && flow.end == End::Open {
             flow.end = [End::ClosedByClient, End::ClosedByServer][side];
         }

@@ -1,0 +1,152 @@
+//! What isn't plain TLS over TCP from its first byte is said to be what it is, and never forged wrong.
+
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mirror_tests::client::PYTHON;
+use mirror_tests::place::Place;
+use mirror_tests::process::{Process, output_of, run, until};
+use mirror_tests::reader::Capture;
+use mirror_tests::rules;
+use mirror_tests::sslcollector;
+use mirror_tests::streams::flows;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data")
+        .join(name)
+}
+
+#[test]
+fn starttls_begins_after_the_upgrade_and_says_so() {
+    let place = Place::new(&[]);
+    let mut server = Command::new(PYTHON);
+    server.arg(data("starttls.py")).arg("server");
+    server
+        .arg(place.path("cert.pem"))
+        .arg(place.path("key.pem"));
+    let mut server = Process::start(server.stdout(Stdio::piped()));
+    let mut port = String::new();
+    let stdout = server.stdout().expect("a pipe");
+    BufReader::new(stdout)
+        .read_line(&mut port)
+        .expect("its port");
+
+    let file = place.path("capture.pcapng");
+    let mut command = sslcollector::run_to(&file, &[]);
+    command.arg(PYTHON).arg(data("starttls.py"));
+    let output = run(command.args(["client", port.trim()]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(server.wait().success());
+    assert_eq!(output.stdout, b"you said: EHLO after the upgrade\n");
+
+    let capture = Capture::read(&file).expect("a capture");
+    rules::assert_good(&capture, "STARTTLS");
+    let flows = flows(&capture).expect("flows");
+    assert_eq!(flows.len(), 1);
+    // The clear lines before aren't in the stream; how long the client's were is told.
+    let flow = &flows[0];
+    assert_eq!(flow.request.whole(), Some(&b"EHLO after the upgrade"[..]));
+    assert_eq!(
+        flow.response.whole(),
+        Some(&b"you said: EHLO after the upgrade"[..])
+    );
+    let clear = "STARTTLS\r\n".len();
+    let told = format!("clear_prefix={clear}");
+    assert!(
+        flow.comment.contains(&told),
+        "{told} isn't in: {}",
+        flow.comment
+    );
+}
+
+#[test]
+fn dtls_is_counted_and_never_forged() {
+    let place = Place::new(&[]);
+    let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let port = port.expect("a port").port();
+    let mut server = Command::new("openssl");
+    server.args([
+        "s_server",
+        "-dtls",
+        "-quiet",
+        "-rev",
+        "-accept",
+        &format!("127.0.0.1:{port}"),
+    ]);
+    server.arg("-cert").arg(place.path("cert.pem"));
+    server.arg("-key").arg(place.path("key.pem"));
+    let _server = Process::start(server.stdout(Stdio::null()).stderr(Stdio::null()));
+    // A datagram socket has no connection to wait for: the kernel tells when it is taken.
+    until("the DTLS server listens", || {
+        UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(())
+    });
+
+    let file = place.path("capture.pcapng");
+    let mut command = sslcollector::run_to(&file, &[]);
+    // The client speaks as long as its input lives: until the answer is there.
+    let client = format!(
+        "openssl s_client -dtls -quiet -connect 127.0.0.1:{port} <{dir}/in >{dir}/answer 2>&1 & \
+         exec 3>{dir}/in; echo 'hello there' >&3; \
+         while ! grep -q 'ereht olleh' {dir}/answer; do sleep 0.02; done; exec 3>&-; kill $!; wait",
+        dir = place.directory().display()
+    );
+    output_of(Command::new("mkfifo").arg(place.path("in")));
+    let output = run(command.args(["sh", "-c", &client]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let capture = Capture::read(&file).expect("a capture");
+    assert_eq!(capture.packets, [], "DTLS forged");
+    assert!(said.contains("DTLS"), "not a word of DTLS: {said}");
+}
+
+/// Programs that fork between the handshake and the data, or use threads, or only memory: Python's
+/// asyncio has no socket for its library.
+#[test]
+fn asyncio_has_no_socket_and_is_bound_by_the_wire() {
+    let place = Place::new(&[20_000]);
+    let nginx = mirror_tests::nginx::Nginx::new(&place);
+    nginx.start();
+    let program = "
+import asyncio, ssl, sys
+async def main(port):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection('127.0.0.1', port, ssl=context, server_hostname='mirror.test')
+    print(writer.get_extra_info('sockname')[1])
+    writer.write(b'GET /close/20000 HTTP/1.1\\r\\nHost: mirror.test\\r\\n\\r\\n')
+    print(len(await reader.read(-1)))
+    writer.close()
+asyncio.run(main(int(sys.argv[1])))
+";
+    let file = place.path("capture.pcapng");
+    let mut command = sslcollector::run_to(&file, &[]);
+    let output = run(command.args([PYTHON, "-c", program, &nginx.port.to_string()]));
+    nginx.quit();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<u64> = stdout
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect();
+    let capture = Capture::read(&file).expect("a capture");
+    rules::assert_good(&capture, "asyncio");
+    let flows = flows(&capture).expect("flows");
+    assert_eq!(flows.len(), 1);
+    let flow = &flows[0];
+    assert_eq!(
+        [u64::from(flow.client.port()), flow.response.length()],
+        numbers[..]
+    );
+    assert!(
+        flow.response
+            .whole()
+            .expect("no hole")
+            .ends_with(&place.read("www/20000"))
+    );
+    assert!(flow.comment.contains("bound=wire"), "{}", flow.comment);
+}
