@@ -205,13 +205,14 @@ compile_hook() {
 
 link_with_hook() {
     local key
-    key=$(echo "$tree $(sha256 "$archive")" | sha256 | cut -c1-16)
+    key=$(echo "$tree $(sha256 "$archive" "${BASH_SOURCE[0]}")" | sha256 | cut -c1-16)
     library=$cache/lib-$key/libssl.so.3
     if [[ ! -e $library ]]; then
         cd "$tree"
         # make doesn't know of the archive.
         rm -f libssl.so libssl.so.3
-        run "linking the hook into libssl" link_libssl "-Wl,-z,defs $archive"
+        # gc-sections: of Rust's library only what the hook uses. OpenSSL's own objects lose nothing by it.
+        run "linking the hook into libssl" link_libssl "-Wl,-z,defs -Wl,--gc-sections $archive"
         mkdir -p "$(dirname "$library")"
         strip --strip-unneeded -o "$library.new" libssl.so.3
         mv "$library.new" "$library"
