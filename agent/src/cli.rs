@@ -106,8 +106,12 @@ fn parse_size(text: &str) -> Result<u64, String> {
             None => (text, 1),
         },
     };
-    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is no number of bytes"))?;
-    let bytes = number.checked_mul(unit).ok_or_else(|| format!("'{text}' is too large"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("'{text}' is no number of bytes"))?;
+    let bytes = number
+        .checked_mul(unit)
+        .ok_or_else(|| format!("'{text}' is too large"))?;
     let range = mirror_hook::layout::BOOTSTRAP_BYTES..=mirror_hook::layout::MAX_DATA_BYTES;
     if !bytes.is_power_of_two() || !range.contains(&bytes) {
         return Err(format!("{bytes} isn't a power of two from 64K to 64M"));
@@ -129,7 +133,9 @@ mod tests {
     #[test]
     fn the_program_keeps_its_own_options() {
         let cli = Cli::parse_from(["sslcollector", "run", "-w", "x", "--", "curl", "-w", "y"]);
-        let Some(Command::Run(run)) = cli.command else { panic!("not run: {cli:?}") };
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("not run: {cli:?}")
+        };
         assert_eq!(run.program, ["curl", "-w", "y"]);
         assert_eq!(run.write, Some("x".into()));
     }

@@ -91,7 +91,10 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
         None => find_library_dir()?,
     };
     Ok(Settings {
-        mode: Mode::Run(Program { words: args.program, library_dir }),
+        mode: Mode::Run(Program {
+            words: args.program,
+            library_dir,
+        }),
         output: args.write.map_or(OutputChoice::Summary, output_choice),
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
@@ -115,7 +118,11 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
 }
 
 fn output_choice(path: PathBuf) -> OutputChoice {
-    if path.as_os_str() == "-" { OutputChoice::Stdout } else { OutputChoice::File(path) }
+    if path.as_os_str() == "-" {
+        OutputChoice::Stdout
+    } else {
+        OutputChoice::File(path)
+    }
 }
 
 fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<WatchChoice> {
@@ -134,10 +141,12 @@ fn default_socket() -> anyhow::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/run/sslcollector/agent.sock"));
     }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).context(
-        "not root, and XDG_RUNTIME_DIR isn't set: say where the socket shall be, \
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|dir| !dir.is_empty())
+        .context(
+            "not root, and XDG_RUNTIME_DIR isn't set: say where the socket shall be, \
          for example `--socket ~/sslcollector.sock`",
-    )?;
+        )?;
     Ok(PathBuf::from(runtime).join("sslcollector/agent.sock"))
 }
 
@@ -162,8 +171,16 @@ fn checked_library_dir(dir: PathBuf) -> anyhow::Result<PathBuf> {
         );
     }
     // The dynamic loader splits LD_LIBRARY_PATH at these, and has no way to quote them.
-    if dir.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b';')) {
-        bail!("{} contains ':' or ';': the dynamic loader can't search there", dir.display());
+    if dir
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|byte| matches!(byte, b':' | b';'))
+    {
+        bail!(
+            "{} contains ':' or ';': the dynamic loader can't search there",
+            dir.display()
+        );
     }
     std::path::absolute(&dir).with_context(|| format!("{} has no absolute form", dir.display()))
 }
@@ -186,8 +203,9 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_said_with_the_next_step() {
-        let error =
-            settings(&["run", "--library-dir", "/nonexistent", "true"]).unwrap_err().to_string();
+        let error = settings(&["run", "--library-dir", "/nonexistent", "true"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("make openssl"), "{error}");
     }
 

@@ -47,7 +47,9 @@ impl fmt::Display for Diagnosis {
                 "it loads {path}, not the patched copy: a RPATH or a privilege (setuid, file \
                  capabilities) keeps LD_LIBRARY_PATH from it"
             ),
-            Self::Other(name) => write!(f, "it uses {name}, which can't be mirrored by this library"),
+            Self::Other(name) => {
+                write!(f, "it uses {name}, which can't be mirrored by this library")
+            }
             Self::Nothing => write!(
                 f,
                 "it links no TLS library; if it starts other programs or loads libraries later, \
@@ -107,7 +109,9 @@ fn examine(path: &Path, library_dir: &Path, depth: usize) -> Diagnosis {
     };
     let loader = file.section_by_name(".interp").and_then(|section| {
         let name = section.data().ok()?;
-        Some(PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"\0").unwrap_or(name))))
+        Some(PathBuf::from(OsStr::from_bytes(
+            name.strip_suffix(b"\0").unwrap_or(name),
+        )))
     });
     if let Some(diagnosis) = loader.and_then(|loader| examine_libraries(&loader, path, library_dir))
     {
@@ -169,14 +173,21 @@ fn find_program(name: &OsStr) -> Option<PathBuf> {
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?
+        .take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// The interpreter that `#!` names; of `#!/usr/bin/env NAME` the NAME.
 fn script_interpreter(bytes: &[u8]) -> Option<PathBuf> {
-    let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let line = bytes
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let mut words = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty());
     let first = OsStr::from_bytes(words.next()?);
     if Path::new(first).file_name() == Some(OsStr::new("env")) {
         return find_program(OsStr::from_bytes(words.next()?));
@@ -196,22 +207,38 @@ mod tests {
         assert_eq!(classify(ours), Some(Diagnosis::Patched));
         let theirs = "\tlibgnutls.so.30 => /usr/lib/libgnutls.so.30 (0x7f)\n\
                       \tlibssl.so.3 => /usr/lib/libssl.so.3 (0x7f)\n";
-        assert_eq!(classify(theirs), Some(Diagnosis::OtherCopy("/usr/lib/libssl.so.3".into())));
+        assert_eq!(
+            classify(theirs),
+            Some(Diagnosis::OtherCopy("/usr/lib/libssl.so.3".into()))
+        );
         let gnutls = "\tlibc.so.6 => /lib/libc.so.6 (0x7f)\n\tlibgnutls.so.30 => /x (0x7f)\n";
-        assert_eq!(classify(gnutls), Some(Diagnosis::Other("GnuTLS (libgnutls)")));
+        assert_eq!(
+            classify(gnutls),
+            Some(Diagnosis::Other("GnuTLS (libgnutls)"))
+        );
         assert_eq!(classify("\tlibc.so.6 => /lib/libc.so.6 (0x7f)\n"), None);
     }
 
     #[test]
     fn a_script_is_judged_by_its_interpreter() {
-        assert_eq!(script_interpreter(b"#!/bin/sh -e\nx"), Some("/bin/sh".into()));
-        assert!(script_interpreter(b"#!/usr/bin/env sh\n").unwrap().ends_with("sh"));
+        assert_eq!(
+            script_interpreter(b"#!/bin/sh -e\nx"),
+            Some("/bin/sh".into())
+        );
+        assert!(
+            script_interpreter(b"#!/usr/bin/env sh\n")
+                .unwrap()
+                .ends_with("sh")
+        );
         assert_eq!(script_interpreter(b"\x7fELF"), None);
     }
 
     #[test]
     fn a_program_without_tls() {
-        let program = Program { words: vec!["true".into()], library_dir: "/nonexistent".into() };
+        let program = Program {
+            words: vec!["true".into()],
+            library_dir: "/nonexistent".into(),
+        };
         assert_eq!(diagnose(&program), Diagnosis::Nothing);
     }
 }

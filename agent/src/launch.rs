@@ -49,7 +49,11 @@ impl Running {
     ///
     /// # Errors
     /// The program can't be started; says why.
-    pub(crate) fn start(program: &Program, socket: &Path, stdout_to_stderr: bool) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        program: &Program,
+        socket: &Path,
+        stdout_to_stderr: bool,
+    ) -> anyhow::Result<Self> {
         let [name, arguments @ ..] = program.words.as_slice() else {
             return Err(anyhow!("no program to run"));
         };
@@ -65,11 +69,16 @@ impl Running {
             .arg0(name);
         if stdout_to_stderr {
             let stderr = io::stderr().as_fd().try_clone_to_owned();
-            command.stdout(Stdio::from(stderr.context("can't duplicate standard error")?));
+            command.stdout(Stdio::from(
+                stderr.context("can't duplicate standard error")?,
+            ));
         }
         let child = command.spawn().map_err(|error| not_started(name, &error))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        Ok(Self { pid: pid.context("the program has no process id")?, exit: None })
+        Ok(Self {
+            pid: pid.context("the program has no process id")?,
+            exit: None,
+        })
     }
 
     /// Reaps whoever has ended; says how the program ended, once it has.
@@ -140,8 +149,16 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
-        let program = Program { words: vec!["no-such-program".into()], library_dir: "/x".into() };
-        let error = Running::start(&program, Path::new("/x"), false).unwrap_err().to_string();
-        assert_eq!(error, "can't run no-such-program: no program of that name in PATH");
+        let program = Program {
+            words: vec!["no-such-program".into()],
+            library_dir: "/x".into(),
+        };
+        let error = Running::start(&program, Path::new("/x"), false)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "can't run no-such-program: no program of that name in PATH"
+        );
     }
 }

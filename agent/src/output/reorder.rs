@@ -20,6 +20,7 @@ use std::io;
 
 use crate::event::{Packet, PacketSink, WallTime};
 
+const DEFAULT_CAPACITY_BYTES: usize = 64 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 const ENTRY_BYTES: usize = size_of::<Reverse<Entry>>();
 
@@ -77,11 +78,13 @@ impl Chunk {
 }
 
 impl<P: PacketSink> Reorder<P> {
-    /// 64 MiB.
-    pub const DEFAULT_CAPACITY_BYTES: usize = 64 << 20;
+    /// A window of 64 MiB.
+    pub fn new(sink: P) -> Self {
+        Self::with_capacity_bytes(DEFAULT_CAPACITY_BYTES, sink)
+    }
 
     /// A window that holds about `capacity_bytes`, bookkeeping included; at least two chunks of 256 KiB.
-    pub fn new(capacity_bytes: usize, sink: P) -> Self {
+    pub fn with_capacity_bytes(capacity_bytes: usize, sink: P) -> Self {
         Self {
             sink,
             waiting: BinaryHeap::new(),
@@ -264,7 +267,7 @@ mod tests {
     }
 
     fn window() -> Reorder<Log> {
-        Reorder::new(0, Log::default())
+        Reorder::with_capacity_bytes(0, Log::default())
     }
 
     #[test]
@@ -334,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_full_window_writes_the_oldest_early_and_stays_within_its_bytes() {
-        let mut window = Reorder::new(2 << 20, Log::default());
+        let mut window = Reorder::with_capacity_bytes(2 << 20, Log::default());
         let total: u64 = 20_000;
         for number in 0..total {
             // Odd numbers come a hundred later than their time, as from a ring that was read late.
@@ -369,7 +372,7 @@ mod tests {
 
     #[test]
     fn chunks_are_used_again() {
-        let mut window = Reorder::new(8 << 20, Log::default());
+        let mut window = Reorder::with_capacity_bytes(8 << 20, Log::default());
         for number in 0..50_000 {
             push(&mut window, number, &[0; 1500]);
             window

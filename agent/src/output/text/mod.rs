@@ -58,8 +58,7 @@ impl Default for TextLimits {
 
 /// Prints a summary of all flows, each line by one call of `write`.
 ///
-/// The first error of the writer is kept for [`take_error`](Self::take_error), and nothing is printed any
-/// more after it.
+/// The first error of the writer is kept for [`flush`](Self::flush), and nothing is printed any more after it.
 #[derive(Debug)]
 pub struct TextSummary<W> {
     limits: TextLimits,
@@ -98,7 +97,12 @@ struct Printer<W> {
 
 impl<W: Write> TextSummary<W> {
     /// A summary on `writer`.
-    pub fn new(limits: TextLimits, writer: W) -> Self {
+    pub fn new(writer: W) -> Self {
+        Self::with_limits(TextLimits::default(), writer)
+    }
+
+    /// A summary that shows this much of each message.
+    pub fn with_limits(limits: TextLimits, writer: W) -> Self {
         let printer = Printer {
             writer,
             line: Vec::new(),
@@ -119,9 +123,17 @@ impl<W: Write> TextSummary<W> {
         self.begun
     }
 
-    /// The first error of the writer, once.
-    pub fn take_error(&mut self) -> Option<io::Error> {
-        self.printer.error.take()
+    /// Flushes the writer.
+    ///
+    /// # Errors
+    /// The first error of the writer since it was asked for last, or that of flushing.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.printer.error.take().map_or(Ok(()), Err)?;
+        if self.printer.failed {
+            Ok(())
+        } else {
+            self.printer.writer.flush()
+        }
     }
 
     /// Prints what is kept of unfinished lines, and that the flows which are still live were cut here.
@@ -372,7 +384,7 @@ mod tests {
     use Side::{Client, Server};
 
     fn summary(events: &[(u64, FlowChange<'_>)]) -> String {
-        let mut summary = TextSummary::new(TextLimits::default(), Vec::new());
+        let mut summary = TextSummary::new(Vec::new());
         for (flow, change) in events {
             summary.flow_event(FlowEvent {
                 flow: *flow,
@@ -528,7 +540,7 @@ mod tests {
     #[test]
     fn memory_of_a_flow_is_bounded() {
         let info = testing::info("127.0.0.1:50000", "127.0.0.1:443");
-        let mut summary = TextSummary::new(TextLimits::default(), io::sink());
+        let mut summary = TextSummary::new(io::sink());
         let mut take = |change| {
             summary.flow_event(FlowEvent {
                 flow: 1,
