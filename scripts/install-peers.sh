@@ -158,6 +158,17 @@ install() {
     [ -z "$backports" ] || apt install -y --no-install-recommends -t "$backports" suricata
 }
 
+# Packages enable their services for the next boot; nobody has asked for that.
+disable_services() {
+    command -v systemctl >/dev/null 2>&1 || return 0
+    for package in $packages; do
+        case $package in
+        nginx-light) $root systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
+        suricata) $root systemctl --quiet disable suricata.service >/dev/null 2>&1 || true ;;
+        esac
+    done
+}
+
 find_suricata
 # Lists may be there and fresh already: then the update (most of the time) can be spared.
 if [ -n "$backports" ] || ! install >/dev/null 2>&1; then
@@ -168,6 +179,7 @@ if [ -n "$backports" ] || ! install >/dev/null 2>&1; then
     say "installing"
     install >&2 || die "apt-get could not install everything, see above"
 fi
+disable_services
 
 left=$(missing "$@")
 # shellcheck disable=SC2086
