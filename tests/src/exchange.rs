@@ -178,6 +178,7 @@ impl Happened {
                 "{name}: body"
             );
         }
+        self.compare_metadata(&flow.comment);
         // nginx's own view: what it stored, and how much it counted.
         let log = Nginx::read_log(&self.place);
         let lines: Vec<_> = log.iter().filter(|line| line.port == truth.port).collect();
@@ -202,6 +203,33 @@ impl Happened {
             End::ClosedByClient
         };
         assert_eq!(flow.end, end, "{name}");
+    }
+
+    /// What Wireshark shows beside a flow's first packet.
+    fn compare_metadata(&self, comment: &str) {
+        let version = match self.exchange.tls {
+            Tls::V1_2 => "tls=TLSv1.2",
+            Tls::V1_3 => "tls=TLSv1.3",
+        };
+        // nginx gives its library the socket; curl doesn't.
+        let (client, server) = (
+            ["process=curl", "role=client", "bound=wire"],
+            ["process=nginx", "role=server", "bound=socket"],
+        );
+        let has = |words: &[&str]| {
+            words
+                .iter()
+                .all(|word| comment.split(' ').any(|w| w == *word))
+        };
+        let told = match self.exchange.patched {
+            Patched::Client => has(&client),
+            Patched::Server => has(&server),
+            Patched::Both => has(&client) || has(&server),
+        };
+        assert!(
+            told && has(&["sni=mirror.test", version]),
+            "metadata: {comment}"
+        );
     }
 
     fn compare_aborted(&self, transfer: &Transfer, flow: &Flow) {

@@ -16,6 +16,7 @@ pub struct Nginx<'a> {
     place: &'a Place,
     /// TLS, on 127.0.0.1 and on ::1.
     pub port: u16,
+    user: &'static str,
 }
 
 /// A line of its log.
@@ -45,9 +46,19 @@ impl<'a> Nginx<'a> {
     /// # Panics
     /// If it can't be written.
     pub fn new(place: &'a Place) -> Self {
+        // Where nginx is started by root, its workers have to read and to write in the scenario's directory.
+        Self::as_user(place, "root")
+    }
+
+    /// As [`Nginx::new`], with workers that become another user if root starts it.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn as_user(place: &'a Place, user: &'static str) -> Self {
         let this = Self {
             place,
             port: free_port(),
+            user,
         };
         fs::write(place.path("nginx.conf"), this.configuration()).expect("nginx.conf");
         this
@@ -152,8 +163,7 @@ impl<'a> Nginx<'a> {
         let port = self.port;
         let mut text = String::new();
         if rustix::process::geteuid().is_root() {
-            // Its workers have to read and to write in the scenario's directory.
-            text.push_str("user root;\n");
+            let _ = writeln!(text, "user {};", self.user);
         }
         for temporary in ["fastcgi", "uwsgi", "scgi"] {
             fs::create_dir_all(self.place.path(temporary)).expect("make a directory");

@@ -1,11 +1,14 @@
 //! What isn't plain TLS over TCP from its first byte is said to be what it is, and never forged wrong.
 
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mirror_tests::client::PYTHON;
+use mirror_tests::curl::{Tls, Transfer};
+use mirror_tests::nginx::Nginx;
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, output_of, run, until};
 use mirror_tests::reader::Capture;
@@ -102,12 +105,46 @@ fn dtls_is_counted_and_never_forged() {
     assert!(said.contains("DTLS"), "not a word of DTLS: {said}");
 }
 
-/// Programs that fork between the handshake and the data, or use threads, or only memory: Python's
-/// asyncio has no socket for its library.
+/// As distributions start nginx: its workers, which hold the connections, have become another user.
+#[test]
+fn workers_of_another_user_are_mirrored() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root's children can become somebody else.
+    }
+    let place = Place::new(&[20_000]);
+    let nginx = Nginx::as_user(&place, "nobody");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(place.directory(), open).expect("let others in");
+    let file = place.path("capture.pcapng");
+    let mut command = sslcollector::run_to(&file, &[]);
+    let server = Process::start_piped(command.args(nginx.command(false)));
+    nginx.wait_until_up();
+    let transfer = Transfer::get("get", 20_000);
+    let localhost = Ipv4Addr::LOCALHOST.into();
+    let script = transfer.script(&place, (localhost, nginx.port), Tls::V1_3);
+    output_of(Command::new("sh").args(["-c", &script]));
+    nginx.quit();
+    let output = server.output();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let capture = Capture::read(&file).expect("a capture");
+    rules::assert_good(&capture, "another user");
+    let flows = flows(&capture).expect("flows");
+    assert_eq!(flows.len(), 1, "{said}");
+    let truth = transfer.truth(&place);
+    assert_eq!(flows[0].response.difference(&truth.response), None);
+    assert!(
+        flows[0].comment.contains(" uid=65534"),
+        "{}",
+        flows[0].comment
+    );
+}
+
+/// Python's asyncio gives its library memory, not a socket.
 #[test]
 fn asyncio_has_no_socket_and_is_bound_by_the_wire() {
     let place = Place::new(&[20_000]);
-    let nginx = mirror_tests::nginx::Nginx::new(&place);
+    let nginx = Nginx::new(&place);
     nginx.start();
     let program = "
 import asyncio, ssl, sys
