@@ -15,8 +15,11 @@ pub const ANY: &str = "any";
 
 /// Link header, two VLAN tags, IPv6 and TCP with all options, and the hello's 43 bytes are 191.
 const SNAP_BYTES: i32 = 256;
-/// How long a quiet interface's thread takes to notice that it shall stop.
-const TIMEOUT_MS: i32 = 50;
+/// How long libpcap polls; a quiet interface's thread stays in its loop however often that passes,
+/// and leaves it only for [`pcap::BreakLoop`].
+const TIMEOUT_MS: i32 = 1000;
+/// After so many frames the kernel is asked for its count of drops.
+const STATS_EVERY: u32 = 64;
 /// Facts that may wait for the worker.
 const QUEUE: usize = 16 * 1024;
 
@@ -116,7 +119,16 @@ pub struct Capture {
     facts: Receiver<WireFact>,
     shared: Arc<Shared>,
     kernel_dropped: Vec<Arc<AtomicU64>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<(JoinHandle<()>, Interrupt)>,
+}
+
+/// Ends a thread's wait in libpcap.
+struct Interrupt(pcap::BreakLoop);
+
+impl std::fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupt")
+    }
 }
 
 impl Capture {
@@ -137,7 +149,8 @@ impl Capture {
             kernel_dropped: Vec::new(),
             threads: Vec::new(),
         };
-        for (source, link) in opened {
+        for (mut source, link) in opened {
+            let interrupt = Interrupt(source.breakloop_handle());
             let dropped = Arc::new(AtomicU64::new(0));
             capture.kernel_dropped.push(Arc::clone(&dropped));
             let (shared, sender) = (Arc::clone(&capture.shared), sender.clone());
@@ -145,7 +158,7 @@ impl Capture {
                 .name("capture".to_owned())
                 .spawn(move || watch(source, link, &sender, &shared, &dropped))
                 .map_err(CaptureError::Thread)?;
-            capture.threads.push(thread);
+            capture.threads.push((thread, interrupt));
         }
         Ok(capture)
     }
@@ -178,7 +191,8 @@ impl Capture {
 
     fn end_threads(&mut self) {
         self.shared.stop.store(true, Relaxed);
-        for thread in self.threads.drain(..) {
+        for (thread, interrupt) in self.threads.drain(..) {
+            interrupt.0.breakloop();
             // A thread that has panicked has nothing more to give.
             let _ = thread.join();
         }
@@ -250,22 +264,27 @@ fn watch(
                     }
                 }
             }
-            Err(pcap::Error::TimeoutExpired) => since_stats = u32::MAX,
+            Err(pcap::Error::TimeoutExpired) => {}
+            // Interrupted: the condition above ends the loop.
+            Err(pcap::Error::NoMorePackets) => {}
             Err(_) => {
                 // The interface is gone; the others go on.
                 shared.failed.fetch_add(1, Relaxed);
                 return;
             }
         }
-        if since_stats >= 1024 {
+        if since_stats >= STATS_EVERY {
             since_stats = 0;
-            if let Ok(stats) = source.stats() {
-                kernel_dropped.store(
-                    u64::from(stats.dropped) + u64::from(stats.if_dropped),
-                    Relaxed,
-                );
-            }
+            count_drops(&mut source, kernel_dropped);
         }
+    }
+    count_drops(&mut source, kernel_dropped);
+}
+
+fn count_drops(source: &mut pcap::Capture<pcap::Active>, kernel_dropped: &AtomicU64) {
+    if let Ok(stats) = source.stats() {
+        let dropped = u64::from(stats.dropped) + u64::from(stats.if_dropped);
+        kernel_dropped.store(dropped, Relaxed);
     }
 }
 
