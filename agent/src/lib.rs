@@ -6,5 +6,6 @@ pub mod escape;
 pub mod event;
 pub mod flow;
 pub mod forge;
+pub mod intake;
 pub mod output;
 pub mod wire;

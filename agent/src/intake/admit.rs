@@ -1,0 +1,264 @@
+//! From a message with a descriptor to a ring that is read: every check on the way, and the budget.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use mirror_hook::attach::{AttachError, AttachMessage};
+use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES};
+use mirror_hook::ring::Consumer;
+use mirror_hook::shm::{MapError, Mapping};
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// Why a process is not read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// Its user isn't on the list.
+    #[error("the user is not allowed")]
+    User,
+    /// It can't be found out who it is.
+    #[error("the peer's credentials can't be read")]
+    Credentials,
+    /// Not one message with one descriptor.
+    #[error("not an attach message")]
+    Message,
+    /// A hook of another version.
+    #[error("the hook has another version")]
+    Version,
+    /// The descriptor isn't a memfd sealed against every change of its size.
+    #[error("the memory isn't sealed")]
+    NotSealed,
+    /// The memory hasn't the size that the message says.
+    #[error("the memory has another size")]
+    Size,
+    /// The kernel refused to map or to allocate it.
+    #[error("the memory can't be mapped or allocated")]
+    Memory,
+    /// All rings together have as much as they may.
+    #[error("the budget for rings is used up")]
+    Budget,
+    /// There are as many rings as there may be.
+    #[error("there are too many rings")]
+    TooMany,
+    /// Its end couldn't be noticed.
+    #[error("the process can't be watched")]
+    NotWatched,
+}
+
+impl Refusal {
+    /// How many reasons there are.
+    pub const COUNT: usize = 10;
+
+    /// All, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::User,
+        Self::Credentials,
+        Self::Message,
+        Self::Version,
+        Self::NotSealed,
+        Self::Size,
+        Self::Memory,
+        Self::Budget,
+        Self::TooMany,
+        Self::NotWatched,
+    ];
+
+    /// The reason's place in the counters.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<AttachError> for Refusal {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::OtherVersion(_) => Self::Version,
+            AttachError::NotAMessage(_) | AttachError::BadField { .. } => Self::Message,
+        }
+    }
+}
+
+impl From<MapError> for Refusal {
+    fn from(error: MapError) -> Self {
+        match error {
+            MapError::NotSealed => Self::NotSealed,
+            MapError::BadSize(_) | MapError::SizeDiffers { .. } => Self::Size,
+            MapError::Io(_) => Self::Memory,
+        }
+    }
+}
+
+/// Memory for all rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// Most for one ring, without its control pages.
+    pub(super) ring_bytes: u64,
+    /// Most for all, with them.
+    pub(super) total_bytes: u64,
+    pub(super) used_bytes: u64,
+}
+
+impl Budget {
+    /// How much of the `asked` bytes a new ring gets, a power of two: at most a quarter of what is
+    /// left, so that rings get smaller before they are refused, but as much as makes a ring.
+    pub(super) fn grant(&self, asked: u64) -> Option<u64> {
+        let left = self.total_bytes.checked_sub(self.used_bytes)?;
+        let left = left.checked_sub(CONTROL_BYTES as u64)?;
+        if left < BOOTSTRAP_BYTES {
+            return None;
+        }
+        let most = asked
+            .min(self.ring_bytes)
+            .min(left / 4)
+            .max(BOOTSTRAP_BYTES);
+        Some(1 << most.ilog2())
+    }
+
+    /// What a ring with this grant takes from the budget.
+    pub(super) fn cost(granted: u64) -> u64 {
+        CONTROL_BYTES as u64 + granted
+    }
+}
+
+/// Checks what a process has sent, allocates its ring and lets it be used.
+///
+/// # Errors
+/// The reason; where the memory could be mapped, its process is told to write no more.
+pub(super) fn admit(
+    message: &[u8],
+    memfd: &OwnedFd,
+    budget: &Budget,
+) -> Result<Consumer<Mapping>, Refusal> {
+    let message = AttachMessage::parse(message)?;
+    let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), message.data_bytes)?;
+    let granted = budget.grant(message.data_bytes);
+    let capacity = granted.unwrap_or(BOOTSTRAP_BYTES);
+    let consumer = Consumer::new(mapping, capacity).map_err(|_| Refusal::Size)?;
+    if granted.is_none() {
+        consumer.detach();
+        return Err(Refusal::Budget);
+    }
+    // Here and not in the application: the pages are charged to who allocates them.
+    let allocated = fallocate(memfd, FallocateFlags::empty(), 0, Budget::cost(capacity));
+    if allocated.is_err() {
+        consumer.detach();
+        return Err(Refusal::Memory);
+    }
+    consumer.grant();
+    Ok(consumer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mirror_hook::layout::{STATE_DETACHED, STATE_READY, control};
+    use mirror_hook::ring::Memory;
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
+    use std::sync::atomic::Ordering;
+
+    const MESSAGE: AttachMessage = AttachMessage {
+        data_bytes: 1 << 20,
+        instance: 7,
+        parent_instance: None,
+    };
+
+    fn memfd(seals: SealFlags) -> OwnedFd {
+        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
+        let memfd = memfd_create("test", flags).unwrap();
+        ftruncate(&memfd, CONTROL_BYTES as u64 + MESSAGE.data_bytes).unwrap();
+        fcntl_add_seals(&memfd, seals).unwrap();
+        memfd
+    }
+
+    fn sealed() -> OwnedFd {
+        memfd(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    }
+
+    fn budget(total_bytes: u64) -> Budget {
+        Budget {
+            ring_bytes: 256 * 1024,
+            total_bytes,
+            used_bytes: 0,
+        }
+    }
+
+    fn state(memfd: &OwnedFd) -> u32 {
+        let seen = Mapping::of_sealed_memfd(memfd.as_fd(), MESSAGE.data_bytes).unwrap();
+        seen.load_u32(control::STATE, Ordering::Acquire)
+    }
+
+    #[test]
+    fn a_good_ring_is_allocated_and_granted() {
+        let memfd = sealed();
+        let consumer = admit(&MESSAGE.encode(), &memfd, &budget(64 << 20)).unwrap();
+        assert_eq!(consumer.capacity(), 256 * 1024);
+        assert_eq!(state(&memfd), STATE_READY);
+        let blocks = u64::try_from(fstat(&memfd).unwrap().st_blocks).unwrap();
+        assert_eq!(blocks * 512, Budget::cost(256 * 1024));
+    }
+
+    #[test]
+    fn each_defect_has_its_reason() {
+        let budget = budget(64 << 20);
+        let message = MESSAGE.encode();
+        let loose = memfd(SealFlags::SHRINK | SealFlags::GROW);
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut other_version = message;
+        other_version[8] ^= 64;
+        let larger = AttachMessage {
+            data_bytes: 2 << 20,
+            ..MESSAGE
+        };
+        let cases = [
+            (admit(&message, &loose, &budget), Refusal::NotSealed),
+            (admit(&message, &file, &budget), Refusal::NotSealed),
+            (admit(&message[1..], &sealed(), &budget), Refusal::Message),
+            (admit(&other_version, &sealed(), &budget), Refusal::Version),
+            (admit(&larger.encode(), &sealed(), &budget), Refusal::Size),
+        ];
+        for (result, expected) in cases {
+            assert_eq!(result.unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn without_budget_the_process_is_told() {
+        let memfd = sealed();
+        let refused = admit(&MESSAGE.encode(), &memfd, &budget(100 * 1024));
+        assert_eq!(refused.unwrap_err(), Refusal::Budget);
+        assert_eq!(state(&memfd), STATE_DETACHED);
+    }
+
+    #[test]
+    fn indices_are_places() {
+        for (place, reason) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), place);
+        }
+    }
+
+    proptest! {
+        /// Rings shrink, then are refused; the budget is never passed.
+        #[test]
+        fn the_budget_holds(
+            total_bytes in 0u64..1 << 30,
+            asked in prop::collection::vec(16u32..27, 1..200),
+        ) {
+            let mut budget = Budget { ring_bytes: 16 << 20, total_bytes, used_bytes: 0 };
+            let mut last = u64::MAX;
+            for asked in asked {
+                match budget.grant(1 << asked) {
+                    Some(granted) => {
+                        prop_assert!(granted.is_power_of_two());
+                        prop_assert!(granted >= BOOTSTRAP_BYTES && granted <= 1 << asked);
+                        budget.used_bytes += Budget::cost(granted);
+                        prop_assert!(budget.used_bytes <= total_bytes);
+                        last = last.min(granted);
+                    }
+                    None => {
+                        let left = total_bytes - budget.used_bytes;
+                        prop_assert!(left < Budget::cost(BOOTSTRAP_BYTES));
+                    }
+                }
+            }
+        }
+    }
+}

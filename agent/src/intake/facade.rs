@@ -1,0 +1,358 @@
+//! The intake as the main loop sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirror_hook::layout::control;
+use mirror_hook::ring::RecordBuffer;
+use rustix::io::Errno;
+use rustix::thread::{ClockId, futex};
+
+use super::admit::{Budget, Refusal, admit};
+use super::doorbell::Doorbell;
+use super::listener::{Arrival, ListenConfig, ListenError, Listener};
+use super::peer::Peer;
+use super::process::{Ring, Sweep};
+use super::stats::IntakeStats;
+use super::tracker::{Sink, Tracker};
+use crate::clock::monotonic_now;
+use crate::event::{MonotonicTime, ProcessInfo, SessionEvent};
+
+/// Doorbell numbers: rings have their own numbers, these can't be one.
+const LISTENER: u64 = u64::MAX - 1;
+/// Read from one ring before the next one's turn.
+const SWEEP_BYTES: u64 = 1 << 20;
+/// Most futexes that futex_waitv(2) takes.
+const MAX_WAITERS: usize = 128;
+/// How long to sleep after work: more will come.
+const HOT: Duration = Duration::from_millis(1);
+/// How long a ring may be left alone that wakes nobody, since little is in it.
+const IDLE: Duration = Duration::from_millis(20);
+/// Sweeps without work until rings are idle.
+const IDLE_SWEEPS: u32 = 20;
+
+/// Whose processes may attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedUsers {
+    /// Everybody's.
+    All,
+    /// Those of these users, by their ids.
+    Only(Vec<u32>),
+}
+
+/// How to run the intake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntakeConfig {
+    /// Where to listen.
+    pub listen: ListenConfig,
+    /// Who may attach.
+    pub users: AllowedUsers,
+    /// Largest ring that is granted, in bytes.
+    pub ring_bytes: u64,
+    /// Memory for all rings, in bytes.
+    pub budget_bytes: u64,
+    /// Most rings at a time.
+    pub max_rings: usize,
+    /// Most open connections of one ring.
+    pub max_connections: usize,
+}
+
+impl IntakeConfig {
+    /// The defaults for a socket of this user's at `path`.
+    pub fn private(path: std::path::PathBuf) -> Self {
+        Self {
+            listen: ListenConfig {
+                path,
+                mode: 0o600,
+                abstract_name: None,
+                max_pending: 64,
+            },
+            users: AllowedUsers::Only(vec![rustix::process::geteuid().as_raw()]),
+            ring_bytes: 16 << 20,
+            budget_bytes: 256 << 20,
+            max_rings: 4096,
+            max_connections: 64 * 1024,
+        }
+    }
+}
+
+/// The intake can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// No socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No thread or no descriptor.
+    #[error("cannot watch descriptors: {0}")]
+    Watch(#[from] std::io::Error),
+}
+
+/// What a call of [`Intake::poll`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollOutcome {
+    /// Something was read, so poll again before sleeping.
+    pub worked: bool,
+    /// Rings that came.
+    pub attached: usize,
+    /// Rings that ended.
+    pub ended: usize,
+}
+
+/// Reads all rings.
+#[derive(Debug)]
+pub struct Intake {
+    config: IntakeConfig,
+    listener: Listener,
+    doorbell: Doorbell,
+    rings: BTreeMap<u64, Ring>,
+    next_ring: u64,
+    /// The ring whose turn is first.
+    turn: u64,
+    budget: Budget,
+    buffer: RecordBuffer,
+    idle_sweeps: u32,
+    stats: IntakeStats,
+}
+
+impl Intake {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// See [`IntakeError`].
+    pub fn new(config: IntakeConfig) -> Result<Self, IntakeError> {
+        let listener = Listener::new(&config.listen)?;
+        let doorbell = Doorbell::new()?;
+        for socket in listener.sockets() {
+            doorbell.add(socket, LISTENER)?;
+        }
+        Ok(Self {
+            budget: Budget {
+                ring_bytes: config.ring_bytes,
+                total_bytes: config.budget_bytes,
+                used_bytes: 0,
+            },
+            config,
+            listener,
+            doorbell,
+            rings: BTreeMap::new(),
+            next_ring: 1,
+            turn: 0,
+            buffer: RecordBuffer::new(),
+            idle_sweeps: 0,
+            stats: IntakeStats::default(),
+        })
+    }
+
+    /// Takes new rings, and reads each a bounded amount; never waits. Hand each event to the mapper
+    /// with a time taken after this returns or in the sink.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) -> PollOutcome {
+        let mut outcome = PollOutcome::default();
+        let before = self.stats.attached;
+        for number in self.doorbell.take() {
+            match number {
+                LISTENER => self.accept(),
+                number => {
+                    if let Some(ring) = self.rings.get_mut(&number) {
+                        ring.process_died();
+                    }
+                }
+            }
+        }
+        outcome.attached = usize::try_from(self.stats.attached - before).unwrap_or(usize::MAX);
+        self.sweep(&mut outcome, sink);
+        outcome.worked |= outcome.attached > 0;
+        self.idle_sweeps = match outcome.worked {
+            true => 0,
+            false => self.idle_sweeps.saturating_add(1),
+        };
+        outcome
+    }
+
+    /// Sleeps until there may be something to do, and never longer than `timeout`. Call it after a
+    /// poll that didn't work.
+    pub fn wait(&self, timeout: Duration) {
+        if self.rings.is_empty() {
+            self.doorbell.wait(timeout);
+        } else if self.idle_sweeps < IDLE_SWEEPS || self.rings.len() >= MAX_WAITERS {
+            self.doorbell.wait(timeout.min(HOT));
+        } else {
+            self.wait_idle(timeout.min(IDLE));
+        }
+    }
+
+    /// Polls until nothing is left to read; what comes meanwhile can prolong it by `rounds` polls at
+    /// most.
+    pub fn drain(&mut self, rounds: usize, sink: &mut dyn FnMut(SessionEvent<'_>)) {
+        for _ in 0..rounds {
+            if !self.poll(sink).worked {
+                return;
+            }
+        }
+    }
+
+    /// Leaves in good order: tells every process to write no more, and reads what is left. Sessions
+    /// that are open stay so: their connections go on without being seen.
+    pub fn shutdown(mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) -> IntakeStats {
+        for ring in self.rings.values() {
+            ring.detach();
+        }
+        // A full ring takes this many sweeps, once more for what was being written.
+        let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;
+        self.drain(usize::try_from(rounds).unwrap_or(1), sink);
+        self.stats()
+    }
+
+    /// The processes whose rings are attached.
+    pub fn processes(&self) -> impl Iterator<Item = &Arc<ProcessInfo>> {
+        self.rings.values().map(Ring::process)
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> IntakeStats {
+        let mut stats = self.stats.clone();
+        for ring in self.rings.values() {
+            stats.add_counters(&ring.consumer().counters());
+        }
+        stats.live = self.rings.len();
+        stats.granted_bytes = self.budget.used_bytes;
+        stats.pending_dropped = self.listener.pending_dropped;
+        stats
+    }
+
+    fn sweep(&mut self, outcome: &mut PollOutcome, sink: &mut Sink<'_>) {
+        // A different ring first each time: none is always the last.
+        let numbers: Vec<u64> = self
+            .rings
+            .range(self.turn..)
+            .chain(self.rings.range(..self.turn))
+            .map(|(number, _)| *number)
+            .collect();
+        self.turn = numbers.get(1).copied().unwrap_or(0);
+        let now = monotonic_now();
+        for number in numbers {
+            let Some(ring) = self.rings.get_mut(&number) else {
+                continue;
+            };
+            match ring.sweep(SWEEP_BYTES, now, &mut self.buffer, &mut self.stats, sink) {
+                Sweep::Idle => {}
+                Sweep::Worked => outcome.worked = true,
+                Sweep::Over => {
+                    outcome.worked = true;
+                    outcome.ended += 1;
+                    self.free(number);
+                }
+            }
+        }
+    }
+
+    fn free(&mut self, number: u64) {
+        if let Some(ring) = self.rings.remove(&number) {
+            self.budget.used_bytes -= ring.cost_bytes();
+            self.stats.add_counters(&ring.consumer().counters());
+        }
+    }
+
+    fn accept(&mut self) {
+        let mut arrivals = Vec::new();
+        let doorbell = &self.doorbell;
+        let more = self.listener.accept(
+            |silent| {
+                // Where it can't be watched it is looked at with the next arrival.
+                let _ = doorbell.add(silent, LISTENER);
+            },
+            |arrival| arrivals.push(arrival),
+        );
+        if more {
+            self.doorbell.ring(LISTENER);
+        }
+        for arrival in arrivals {
+            match self.attach(arrival) {
+                Ok(()) => self.stats.attached += 1,
+                Err(reason) => self.stats.refuse(reason),
+            }
+        }
+    }
+
+    fn attach(&mut self, arrival: Arrival) -> Result<(), Refusal> {
+        use std::os::fd::AsFd;
+        let peer = Peer::of(arrival.socket.as_fd()).map_err(|_| Refusal::Credentials)?;
+        if let AllowedUsers::Only(users) = &self.config.users
+            && !users.contains(&peer.uid)
+        {
+            return Err(Refusal::User);
+        }
+        if self.rings.len() >= self.config.max_rings {
+            return Err(Refusal::TooMany);
+        }
+        let memfd = arrival.memfd.ok_or(Refusal::Message)?;
+        let watch = peer
+            .watch(arrival.socket.as_fd())
+            .map_err(|_| Refusal::NotWatched)?;
+        let consumer = admit(&arrival.message, &memfd, &self.budget)?;
+        let number = self.next_ring;
+        if let super::peer::Watch::Pidfd(pidfd) = &watch
+            && self.doorbell.add(pidfd.as_fd(), number).is_err()
+        {
+            consumer.detach();
+            return Err(Refusal::NotWatched);
+        }
+        self.next_ring += 1;
+        let process = Arc::new(peer.info());
+        let tracker = Tracker::new(number, process, self.config.max_connections);
+        let ring = Ring::new(consumer, tracker, watch);
+        self.budget.used_bytes += ring.cost_bytes();
+        self.rings.insert(number, ring);
+        Ok(())
+    }
+
+    /// Sleeps until the doorbell or a ring with much unread in it rings.
+    fn wait_idle(&self, timeout: Duration) {
+        let mut sleeping = Vec::with_capacity(self.rings.len());
+        let mut waiters = Vec::with_capacity(self.rings.len() + 1);
+        let mut bell = futex::Wait::new();
+        bell.uaddr = futex::WaitPtr::new(self.doorbell.word().as_ptr().cast());
+        bell.flags = futex::WaitFlags::SIZE_U32 | futex::WaitFlags::PRIVATE;
+        waiters.push(bell);
+        let mut may_sleep = true;
+        for ring in self.rings.values() {
+            let consumer = ring.consumer();
+            sleeping.push(consumer);
+            if !consumer.prepare_sleep() {
+                may_sleep = false;
+                break;
+            }
+            if let Some(word) = consumer.memory().word_address(control::SLEEPING) {
+                let mut waiter = futex::Wait::new();
+                waiter.val = 1;
+                waiter.uaddr = futex::WaitPtr::new(word.cast());
+                waiter.flags = futex::WaitFlags::SIZE_U32;
+                waiters.push(waiter);
+            }
+        }
+        if may_sleep {
+            self.sleep(&waiters, timeout);
+        }
+        for consumer in sleeping {
+            consumer.woke();
+        }
+    }
+
+    fn sleep(&self, waiters: &[futex::Wait], timeout: Duration) {
+        let until = MonotonicTime(
+            monotonic_now()
+                .0
+                .saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
+        );
+        let Ok(until) = Duration::from_nanos(until.0).try_into() else {
+            return;
+        };
+        let flags = futex::WaitvFlags::empty();
+        // Woken, changed already, timed out, interrupted: all mean to look again. But before Linux
+        // 5.16, or under a filter, it can't wait like this: look at the rings more often instead.
+        let slept = futex::waitv(waiters, flags, Some(&until), ClockId::Monotonic);
+        if let Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) = slept {
+            self.doorbell.wait(timeout.min(2 * HOT));
+        }
+    }
+}

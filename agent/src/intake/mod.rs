@@ -1,0 +1,24 @@
+//! Where clear text enters the agent: processes attach here, their rings are read, and what they
+//! hold becomes [`SessionEvent`]s. All of it comes from other people's processes and is checked
+//! once, here; behind this module nothing is hostile but the clear text itself.
+//!
+//! ```text
+//! socket ─> Listener ─message, memfd─> admit ─Consumer─> Ring ─records─> Tracker ─> SessionEvent
+//!               └──── credentials ───> Peer ──pidfd──────┘
+//! ```
+
+mod admit;
+mod doorbell;
+mod listener;
+mod peer;
+mod process;
+mod stats;
+mod tracker;
+
+mod facade;
+
+pub use admit::Refusal;
+pub use facade::{AllowedUsers, Intake, IntakeConfig, IntakeError, PollOutcome};
+pub use listener::{ListenConfig, ListenError};
+pub use stats::IntakeStats;
+pub use tracker::Violation;

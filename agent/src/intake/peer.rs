@@ -1,0 +1,147 @@
+#![allow(
+    unsafe_code,
+    reason = "socket options that no crate has a safe name for"
+)]
+//! Who is at the other end of the socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::event::ProcessInfo;
+
+/// SO_PEERPIDFD (Linux 6.5, asm-generic/socket.h).
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// A process that has connected.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// In the agent's pid namespace; 0: it can't be seen from there.
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+}
+
+/// How the end of a process is noticed.
+#[derive(Debug)]
+pub(super) enum Watch {
+    /// Readable once the process is gone.
+    Pidfd(OwnedFd),
+    /// It is gone already.
+    Gone,
+}
+
+impl Peer {
+    /// As the kernel noted it when the process connected.
+    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut credentials = libc::ucred {
+            pid: 0,
+            uid: u32::MAX,
+            gid: u32::MAX,
+        };
+        option(socket, libc::SO_PEERCRED, &mut credentials)?;
+        Ok(Self {
+            pid: u32::try_from(credentials.pid).unwrap_or(0),
+            uid: credentials.uid,
+        })
+    }
+
+    /// A descriptor of the process: the one that connected if the kernel can tell, else the one that
+    /// has its pid now.
+    pub(super) fn watch(&self, socket: BorrowedFd<'_>) -> io::Result<Watch> {
+        let mut number: libc::c_int = -1;
+        match option(socket, SO_PEERPIDFD, &mut number) {
+            Ok(()) if number >= 0 => {
+                // SAFETY: the kernel has just made this descriptor for this call; nobody else has it.
+                return Ok(Watch::Pidfd(unsafe { OwnedFd::from_raw_fd(number) }));
+            }
+            // No such process, or (before 6.15) none that isn't reaped yet.
+            Err(error) if is_gone(&error) => return Ok(Watch::Gone),
+            Ok(()) | Err(_) => {}
+        }
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        match pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Watch::Pidfd(pidfd)),
+            Err(Errno::SRCH) => Ok(Watch::Gone),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What people know the process by.
+    pub(super) fn info(&self) -> ProcessInfo {
+        ProcessInfo {
+            pid: self.pid,
+            uid: self.uid,
+            name: name_of(self.pid).unwrap_or_default(),
+        }
+    }
+}
+
+/// The file name of the executable, or where that may not be read, of the command.
+fn name_of(pid: u32) -> Option<String> {
+    if pid == 0 {
+        return None;
+    }
+    let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let from_executable = executable.as_ref().and_then(|path| {
+        let name = path.file_name()?.to_string_lossy();
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    });
+    from_executable.or_else(|| {
+        let command = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+        Some(String::from_utf8_lossy(&command).trim_end().to_owned())
+    })
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
+}
+
+/// Reads a socket option of level SOL_SOCKET.
+fn option<T: Plain>(socket: BorrowedFd<'_>, name: libc::c_int, out: &mut T) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: `out` is valid for `length` bytes, and every value of it is a valid `T` (see `Plain`);
+    // the descriptor is open as long as `socket` is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            std::ptr::from_mut(out).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Any bytes are a value of it.
+trait Plain {}
+impl Plain for libc::c_int {}
+impl Plain for libc::ucred {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn this_process_knows_itself() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::of(ours.as_fd()).unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        let name = std::env::current_exe().unwrap();
+        let name = name.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(peer.info().name, name);
+        let Watch::Pidfd(pidfd) = peer.watch(ours.as_fd()).unwrap() else {
+            panic!("we are not gone");
+        };
+        let mut set = [PollFd::new(&pidfd, PollFlags::IN)];
+        assert_eq!(poll(&mut set, Some(&Timespec::default())).unwrap(), 0);
+    }
+}

@@ -1,0 +1,175 @@
+//! One process's ring, from its attach to its end.
+
+use mirror_hook::event::Body;
+use mirror_hook::ring::{Consumer, Next, RecordBuffer};
+use mirror_hook::shm::Mapping;
+
+use super::admit::Budget;
+use super::peer::Watch;
+use super::stats::IntakeStats;
+use super::tracker::{Sink, Tracker};
+use crate::event::{MonotonicTime, ProcessInfo};
+
+/// How far a record's time may lie before the last moment at which its ring was empty: a thread may
+/// have been stopped between looking at the clock and writing.
+const LATE_NS: u64 = 1_000_000_000;
+/// CLOSEs taken from the table in one sweep; the table has a few more entries.
+const CLOSES_AT_ONCE: usize = 1024;
+
+/// A ring that is being read.
+#[derive(Debug)]
+pub(super) struct Ring {
+    consumer: Consumer<Mapping>,
+    tracker: Tracker,
+    /// Kept open so that the death of the process is heard of.
+    _watch: Watch,
+    dead: bool,
+    quarantined: bool,
+    /// No record can be older.
+    not_before: MonotonicTime,
+}
+
+/// What a sweep left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// Nothing was there.
+    Idle,
+    /// Something was read; there may be more.
+    Worked,
+    /// Nothing will ever come any more: free it.
+    Over,
+}
+
+impl Ring {
+    pub(super) fn new(consumer: Consumer<Mapping>, tracker: Tracker, watch: Watch) -> Self {
+        let mut ring = Self {
+            consumer,
+            tracker,
+            dead: false,
+            quarantined: false,
+            not_before: MonotonicTime(0),
+            _watch: watch,
+        };
+        if matches!(ring._watch, Watch::Gone) {
+            ring.process_died();
+        }
+        ring
+    }
+
+    pub(super) fn process(&self) -> &std::sync::Arc<ProcessInfo> {
+        self.tracker.process()
+    }
+
+    pub(super) fn cost_bytes(&self) -> u64 {
+        Budget::cost(self.consumer.capacity())
+    }
+
+    pub(super) fn consumer(&self) -> &Consumer<Mapping> {
+        &self.consumer
+    }
+
+    /// The process is gone: what it wrote is still read.
+    pub(super) fn process_died(&mut self) {
+        self.dead = true;
+        self.consumer.producer_died();
+    }
+
+    /// Tells the process to write no more.
+    pub(super) fn detach(&self) {
+        self.consumer.detach();
+    }
+
+    /// Reads about `most_bytes` of the ring at most.
+    pub(super) fn sweep(
+        &mut self,
+        most_bytes: u64,
+        now: MonotonicTime,
+        buffer: &mut RecordBuffer,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Sweep {
+        let start = self.consumer.position();
+        let mut drained = false;
+        let mut worked = false;
+        while self.consumer.position() - start < most_bytes && !self.quarantined {
+            match self.consumer.poll(buffer) {
+                Ok(Next::Record(record)) => {
+                    worked = true;
+                    stats.records += 1;
+                    let at = MonotonicTime(record.at_ns).clamp(self.not_before, now);
+                    let taken = Body::parse(record.kind, record.flags, record.body)
+                        .map_err(Into::into)
+                        .and_then(|body| {
+                            self.tracker
+                                .record(record.connection, at, &body, stats, sink)
+                        });
+                    if taken.is_err() {
+                        stats.violations += 1;
+                        self.quarantine(now, stats, sink);
+                    }
+                }
+                Ok(Next::Skipped { .. }) => {
+                    worked = true;
+                    stats.skipped_records += 1;
+                }
+                Ok(Next::TailUnknown { .. }) => {
+                    worked = true;
+                    stats.tail_unknown += 1;
+                }
+                Ok(Next::Empty) => {
+                    self.not_before = MonotonicTime(now.0.saturating_sub(LATE_NS));
+                    drained = true;
+                    break;
+                }
+                Ok(Next::Pending) => {
+                    drained = true;
+                    break;
+                }
+                Err(_) => self.quarantine(now, stats, sink),
+            }
+        }
+        stats.ring_bytes += self.consumer.position() - start;
+        worked |= self.take_closes(now, stats, sink);
+        if self.quarantined {
+            return Sweep::Over;
+        }
+        if self.dead && drained {
+            self.tracker.died(now, sink);
+            return Sweep::Over;
+        }
+        match worked {
+            true => Sweep::Worked,
+            false => Sweep::Idle,
+        }
+    }
+
+    /// Takes the CLOSEs that found no room in the ring.
+    fn take_closes(
+        &mut self,
+        now: MonotonicTime,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> bool {
+        let mut taken = false;
+        for _ in 0..CLOSES_AT_ONCE {
+            if self.quarantined {
+                break;
+            }
+            let Some(closed) = self.consumer.next_closed() else {
+                break;
+            };
+            let at = MonotonicTime(closed.at_ns).clamp(self.not_before.min(now), now);
+            self.tracker.close(&closed, at, stats, sink);
+            taken = true;
+        }
+        taken
+    }
+
+    /// What this ring holds is no longer believed.
+    fn quarantine(&mut self, now: MonotonicTime, stats: &mut IntakeStats, sink: &mut Sink<'_>) {
+        self.quarantined = true;
+        stats.quarantined += 1;
+        self.consumer.detach();
+        self.tracker.died(now, sink);
+    }
+}

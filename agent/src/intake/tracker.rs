@@ -1,0 +1,378 @@
+//! The connections of one ring, and where each of their streams stands.
+//!
+//! Turns parsed records into [`SessionEvent`]s whose `Data` and `Lost` follow one another without
+//! gap or overlap. A record that would break that is a violation: the ring is no longer believed.
+//! What is only odd, and can't make text wrong, is left out and counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mirror_hook::event::{Body, CloseReason, Direction, EarlyData, Meta, Transport};
+use mirror_hook::ring::ClosedConnection;
+
+use super::stats::IntakeStats;
+use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
+
+/// Takes session events.
+pub(super) type Sink<'s> = dyn FnMut(SessionEvent<'_>) + 's;
+
+/// A record that no hook writes at this point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Its bytes mean nothing.
+    #[error(transparent)]
+    Malformed(#[from] mirror_hook::event::EventError),
+    /// Text or a hole at an offset that was passed already.
+    #[error("connection {connection} goes back from offset {expected} to {offset} ({direction:?})")]
+    Backwards {
+        /// Which connection.
+        connection: u64,
+        /// Which of its streams.
+        direction: Direction,
+        /// What comes next.
+        expected: u64,
+        /// What came.
+        offset: u64,
+    },
+    /// A connection is announced a second time while it is open.
+    #[error("connection {0} is announced twice")]
+    OpenedTwice(u64),
+    /// Text of a connection that was never announced.
+    #[error("connection {0} was never announced")]
+    NeverOpened(u64),
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// Offsets that come next: sent, received.
+    next: [u64; 2],
+    early: EarlyData,
+    /// Its text isn't forged, so it isn't passed on.
+    without_text: bool,
+}
+
+/// The open connections of one ring.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    ring: u64,
+    process: Arc<ProcessInfo>,
+    open: HashMap<u64, Connection>,
+    /// The highest number that was announced.
+    highest: u64,
+    max_open: usize,
+}
+
+impl Tracker {
+    pub(super) fn new(ring: u64, process: Arc<ProcessInfo>, max_open: usize) -> Self {
+        Self {
+            ring,
+            process,
+            open: HashMap::new(),
+            highest: 0,
+            max_open,
+        }
+    }
+
+    pub(super) fn process(&self) -> &Arc<ProcessInfo> {
+        &self.process
+    }
+
+    /// Takes the body of a record.
+    ///
+    /// # Errors
+    /// See [`Violation`]; the ring is over.
+    pub(super) fn record(
+        &mut self,
+        connection: u64,
+        at: MonotonicTime,
+        body: &Body<'_>,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Violation> {
+        match body {
+            Body::Open(meta) => self.open(connection, at, meta, stats, sink),
+            Body::Update(meta) => {
+                self.update(connection, at, meta, stats, sink);
+                Ok(())
+            }
+            Body::Data {
+                direction,
+                offset,
+                bytes,
+            } => self.data(connection, at, *direction, *offset, bytes, stats, sink),
+            Body::Close {
+                sent,
+                received,
+                reason,
+            } => {
+                let closed = ClosedConnection {
+                    connection,
+                    reason: *reason,
+                    sent: *sent,
+                    received: *received,
+                    at_ns: at.0,
+                };
+                self.close(&closed, at, stats, sink);
+                Ok(())
+            }
+            Body::Lost {
+                direction,
+                from,
+                to,
+            } => self.lost(connection, at, *direction, *from, *to, stats, sink),
+        }
+    }
+
+    /// Takes a CLOSE, from a record or from the close table.
+    pub(super) fn close(
+        &mut self,
+        closed: &ClosedConnection,
+        at: MonotonicTime,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) {
+        // An OPEN that never found room, or a second CLOSE.
+        let Some(connection) = self.open.get_mut(&closed.connection) else {
+            stats.stray_records += 1;
+            return;
+        };
+        let session = SessionKey {
+            ring: self.ring,
+            connection: closed.connection,
+        };
+        // The end of one direction says nothing final of the other.
+        let sent = closed.reason != CloseReason::ReceivedEnd;
+        let received = closed.reason != CloseReason::SentEnd;
+        let finals = [
+            (sent, Direction::Sent, closed.sent),
+            (received, Direction::Received, closed.received),
+        ];
+        for (is_final, direction, end) in finals {
+            let next = &mut connection.next[index(direction)];
+            if is_final && !connection.without_text && end > *next {
+                stats.lost_bytes = stats.lost_bytes.saturating_add(end - *next);
+                let change = SessionChange::Lost {
+                    direction,
+                    from: *next,
+                    to: end,
+                };
+                *next = end;
+                sink(SessionEvent {
+                    session,
+                    at,
+                    change,
+                });
+            }
+        }
+        if matches!(closed.reason, CloseReason::Free | CloseReason::Abort) {
+            self.open.remove(&closed.connection);
+        }
+        let change = SessionChange::Close {
+            reason: closed.reason,
+        };
+        sink(SessionEvent {
+            session,
+            at,
+            change,
+        });
+    }
+
+    /// The process is gone, or no longer believed: every open connection ends where it stands.
+    pub(super) fn died(&mut self, at: MonotonicTime, sink: &mut Sink<'_>) {
+        let mut connections: Vec<u64> = self.open.drain().map(|(number, _)| number).collect();
+        connections.sort_unstable();
+        for connection in connections {
+            sink(SessionEvent {
+                session: SessionKey {
+                    ring: self.ring,
+                    connection,
+                },
+                at,
+                change: SessionChange::Died,
+            });
+        }
+    }
+
+    fn event<'a>(
+        &self,
+        connection: u64,
+        at: MonotonicTime,
+        change: SessionChange<'a>,
+    ) -> SessionEvent<'a> {
+        SessionEvent {
+            session: SessionKey {
+                ring: self.ring,
+                connection,
+            },
+            at,
+            change,
+        }
+    }
+
+    fn open(
+        &mut self,
+        number: u64,
+        at: MonotonicTime,
+        meta: &Meta<'_>,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Violation> {
+        if self.open.contains_key(&number) {
+            return Err(Violation::OpenedTwice(number));
+        }
+        self.highest = self.highest.max(number);
+        if self.open.len() >= self.max_open {
+            stats.refused_connections += 1;
+            return Ok(());
+        }
+        stats.connections += 1;
+        let without_text = meta.transport != Transport::Tcp;
+        stats.not_mirrored += u64::from(without_text);
+        let connection = Connection {
+            next: [meta.offsets.0, meta.offsets.1],
+            early: meta.early,
+            without_text,
+        };
+        self.open.insert(number, connection);
+        let process = &self.process;
+        sink(self.event(number, at, SessionChange::Open { process, meta }));
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        number: u64,
+        at: MonotonicTime,
+        meta: &Meta<'_>,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) {
+        let Some(connection) = self.open.get_mut(&number) else {
+            stats.stray_records += 1;
+            return;
+        };
+        if meta.early == EarlyData::Rejected && connection.early != EarlyData::Rejected {
+            connection.next[index(Direction::Sent)] = 0;
+        }
+        // What has been rejected stays so: offsets begin again once.
+        if connection.early != EarlyData::Rejected {
+            connection.early = meta.early;
+        }
+        let early = connection.early;
+        let meta = &Meta { early, ..*meta };
+        sink(self.event(number, at, SessionChange::Update { meta }));
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the fields of one record, taken apart by the only caller"
+    )]
+    fn data(
+        &mut self,
+        number: u64,
+        at: MonotonicTime,
+        direction: Direction,
+        offset: u64,
+        bytes: &[u8],
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Violation> {
+        if !self.lost_before(number, at, direction, offset, stats, sink)? {
+            stats.stray_bytes += bytes.len() as u64;
+            return Ok(());
+        }
+        if let Some(connection) = self.open.get_mut(&number) {
+            connection.next[index(direction)] = offset.saturating_add(bytes.len() as u64);
+        }
+        stats.text_bytes += bytes.len() as u64;
+        let change = SessionChange::Data {
+            direction,
+            offset,
+            bytes,
+        };
+        sink(self.event(number, at, change));
+        Ok(())
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the fields of one record, taken apart by the only caller"
+    )]
+    fn lost(
+        &mut self,
+        number: u64,
+        at: MonotonicTime,
+        direction: Direction,
+        from: u64,
+        to: u64,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Violation> {
+        let next = self
+            .open
+            .get(&number)
+            .map(|connection| connection.next[index(direction)]);
+        if let Some(expected) = next
+            && from < expected
+        {
+            return Err(Violation::Backwards {
+                connection: number,
+                direction,
+                expected,
+                offset: from,
+            });
+        }
+        self.lost_before(number, at, direction, to, stats, sink)?;
+        Ok(())
+    }
+
+    /// Declares what is missing in front of `offset`. False: the connection isn't to be told of.
+    fn lost_before(
+        &mut self,
+        number: u64,
+        at: MonotonicTime,
+        direction: Direction,
+        offset: u64,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Result<bool, Violation> {
+        let Some(connection) = self.open.get_mut(&number) else {
+            // Closed already, or refused because there were too many.
+            return match number <= self.highest {
+                true => Ok(false),
+                false => Err(Violation::NeverOpened(number)),
+            };
+        };
+        if connection.without_text {
+            return Ok(false);
+        }
+        let next = &mut connection.next[index(direction)];
+        if offset < *next {
+            return Err(Violation::Backwards {
+                connection: number,
+                direction,
+                expected: *next,
+                offset,
+            });
+        }
+        if offset > *next {
+            let change = SessionChange::Lost {
+                direction,
+                from: *next,
+                to: offset,
+            };
+            stats.lost_bytes = stats.lost_bytes.saturating_add(offset - *next);
+            *next = offset;
+            sink(self.event(number, at, change));
+        }
+        Ok(true)
+    }
+}
+
+fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::Sent => 0,
+        Direction::Received => 1,
+    }
+}
+
