@@ -7,7 +7,7 @@ use std::path::Path;
 
 use agent::event::{FlowEvent, FlowSink, PacketSink, WallTime};
 use agent::forge::{ForgeConfig, ForgeStats, Forger};
-use agent::output::{PcapngWriter, Reorder, ReorderStats, TextLimits, TextSummary};
+use agent::output::{PcapngWriter, Reorder, ReorderStats, TextSummary};
 use anyhow::Context;
 
 use crate::config::OutputChoice;
@@ -28,7 +28,7 @@ impl Column {
     pub(crate) fn open(output: &OutputChoice, forge: ForgeConfig) -> anyhow::Result<Self> {
         let writer: Box<dyn Write> = match output {
             OutputChoice::Summary => {
-                let summary = TextSummary::new(TextLimits::default(), io::stderr());
+                let summary = TextSummary::new(io::stderr());
                 return Ok(Self::Summary(Box::new(summary)));
             }
             OutputChoice::Stdout => Box::new(io::stdout()),
@@ -37,9 +37,10 @@ impl Column {
         let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
         // A reader of a pipe sees at once that a capture is coming.
         writer.flush().context("can't write the capture")?;
-        type Window = Reorder<PcapngWriter<Box<dyn Write>>>;
-        let window = Window::new(Window::DEFAULT_CAPACITY_BYTES, writer);
-        Ok(Self::Packets(Box::new(Forger::new(forge, window))))
+        Ok(Self::Packets(Box::new(Forger::new(
+            forge,
+            Reorder::new(writer),
+        ))))
     }
 
     /// Writes what is older than `until`, and hands it on to readers.
@@ -54,7 +55,7 @@ impl Column {
                 window.release(until)?;
                 window.sink_mut().flush()
             }
-            Self::Summary(summary) => summary.take_error().map_or(Ok(()), Err),
+            Self::Summary(summary) => summary.flush(),
         }
     }
 
@@ -71,7 +72,7 @@ impl Column {
             }
             Self::Summary(summary) => {
                 summary.finish();
-                summary.take_error().map_or(Ok(()), Err)
+                summary.flush()
             }
         }
     }

@@ -375,4 +375,3 @@ fn index(direction: Direction) -> usize {
         Direction::Received => 1,
     }
 }
-
