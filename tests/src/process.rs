@@ -109,15 +109,28 @@ pub fn run(command: &mut Command) -> Output {
 /// # Panics
 /// If it fails.
 pub fn output_of(command: &mut Command) -> String {
+    let output = successful(command);
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// Runs a program that must succeed; its standard output alone.
+///
+/// # Panics
+/// If it fails.
+pub fn stdout_of(command: &mut Command) -> String {
+    String::from_utf8_lossy(&successful(command).stdout).into_owned()
+}
+
+fn successful(command: &mut Command) -> Output {
     let output = run(command);
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
     assert!(
         output.status.success(),
-        "{command:?}: {}\n{text}",
-        output.status
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
     );
-    text
+    output
 }
 
 /// Sends a signal to one process.

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::output_of;
+use crate::process::{output_of, stdout_of};
 
 /// Packets that tshark's expert objects to: `tcp.analysis.flags` and bad checksums (which it only
-/// verifies when told to). One line each.
+/// verifies when told to). One line each. (On its standard error it warns of being run by root.)
 pub fn complaints(capture: &Path) -> Vec<String> {
     let mut tshark = tshark(capture);
     tshark.args([
         "-Y",
         "tcp.analysis.flags || tcp.checksum.status == 0 || ip.checksum.status == 0 || _ws.malformed",
     ]);
-    lines(&output_of(&mut tshark))
+    lines(&stdout_of(&mut tshark))
 }
 
 /// The bodies that tshark finds in HTTP messages, by the name of the file that it writes each to
@@ -42,7 +42,7 @@ pub fn follow(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
     for field in fields {
         tshark.args(["-e", field]);
     }
-    lines(&output_of(&mut tshark))
+    lines(&stdout_of(&mut tshark))
 }
 
 /// capinfos' answer to whether no packet is older than its predecessor.
