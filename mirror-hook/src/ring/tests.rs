@@ -1,1 +1,497 @@
-//! The ring against an oracle, and under loom.
+//! The ring against an oracle, under hostile memory, and under loom.
+
+use super::*;
+use crate::layout::{FLAG_RECEIVED, RecordWord, control, kind, padded, stamp};
+use crate::sync::Ordering;
+
+fn data(connection: u64) -> Record {
+    Record {
+        kind: kind::DATA,
+        flags: FLAG_RECEIVED,
+        connection,
+        at_ns: connection * 10,
+    }
+}
+
+/// A DATA body: the offset, then bytes that depend on it.
+fn body(offset: u64, length: usize) -> Vec<u8> {
+    let mut body = offset.to_ne_bytes().to_vec();
+    body.extend((0..length).map(|index| offset.wrapping_add(index as u64).to_ne_bytes()[0]));
+    body
+}
+
+#[cfg(not(loom))]
+mod alone {
+    use super::*;
+    use crate::event::CloseReason;
+    use crate::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_PAYLOAD, OWNER_DIED};
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::sync::atomic::AtomicBool;
+
+    const CAPACITY: u64 = 1024;
+
+    fn pair(memory: &HeapMemory) -> (Producer<&HeapMemory>, Consumer<&HeapMemory>) {
+        let consumer = Consumer::small(memory, CAPACITY);
+        consumer.grant();
+        (Producer::small(memory, CAPACITY), consumer)
+    }
+
+    fn all_zero(memory: &HeapMemory) -> bool {
+        let data = (CONTROL_BYTES..memory.length_bytes()).step_by(8);
+        data.into_iter()
+            .all(|at| memory.load_u64(at, Ordering::Relaxed) == 0)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(usize),
+        WriteInParts(usize, usize),
+        Read,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1..300_usize).prop_map(Step::Write),
+            (1..200_usize, 0..200_usize).prop_map(|(a, b)| Step::WriteInParts(a, b)),
+            Just(Step::Read),
+            Just(Step::Read),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn like_a_bounded_queue(steps in prop::collection::vec(step(), 1..200)) {
+            let memory = HeapMemory::new(usize::try_from(CAPACITY).unwrap());
+            let (producer, mut consumer) = pair(&memory);
+            let mut buffer = RecordBuffer::new();
+            let mut oracle = VecDeque::new();
+            let mut used = 0;
+            let mut count = 0;
+            for step in steps {
+                let (parts, length) = match step {
+                    Step::Write(length) => (vec![length], length),
+                    Step::WriteInParts(a, b) => (vec![a, b], a + b),
+                    Step::Read => {
+                        let next = consumer.poll(&mut buffer).unwrap();
+                        match oracle.pop_front() {
+                            None => prop_assert_eq!(next, Next::Empty),
+                            Some((record, body)) => {
+                                let Record { kind, flags, connection, at_ns } = record;
+                                let body: Vec<u8> = body;
+                                used -= padded((HEADER_BYTES + body.len()) as u64);
+                                let expected = RawRecord { kind, flags, connection, at_ns, body: &body };
+                                prop_assert_eq!(next, Next::Record(expected));
+                            }
+                        }
+                        continue;
+                    }
+                };
+                count += 1;
+                let whole = body(count, length);
+                let needed = padded((HEADER_BYTES + whole.len()) as u64);
+                let (first, second) = whole.split_at(8 + parts[0]);
+                let fits = used + needed <= CAPACITY;
+                prop_assert_eq!(producer.fits(whole.len()), fits);
+                let result = producer.write(data(count), &[&first[..8], &first[8..], second]);
+                prop_assert_eq!(result, if fits { Ok(()) } else { Err(Refused::Full) });
+                if fits {
+                    used += needed;
+                    oracle.push_back((data(count), whole));
+                }
+            }
+            while let Next::Record(_) = consumer.poll(&mut buffer).unwrap() {
+                oracle.pop_front();
+            }
+            prop_assert!(oracle.is_empty());
+            prop_assert!(all_zero(&memory));
+        }
+
+        /// Whatever stands in the memory: no panic, and an end.
+        #[test]
+        fn hostile_words_end_in_an_error(
+            words in prop::collection::vec((0..128_usize, any::<u64>()), 0..40),
+            lengths in prop::collection::vec(0..400_u32, 0..8),
+            head in prop_oneof![any::<u64>(), (0..2 * CAPACITY)],
+            died in any::<bool>(),
+        ) {
+            let memory = HeapMemory::new(usize::try_from(CAPACITY).unwrap());
+            let (_, mut consumer) = pair(&memory);
+            for (index, value) in words {
+                memory.store_u64(CONTROL_BYTES + index * 8, value, Ordering::Relaxed);
+            }
+            // Some that are nearly right.
+            let mut position = 0;
+            for length in lengths {
+                let word = RecordWord {
+                    busy: length % 5 == 0,
+                    stamp: stamp(position),
+                    flags: 0,
+                    kind: kind::DATA,
+                    length,
+                };
+                let at = CONTROL_BYTES + usize::try_from(position % CAPACITY).unwrap();
+                memory.store_u64(at, word.pack(), Ordering::Relaxed);
+                position += padded(length.into());
+            }
+            memory.store_u64(control::HEAD, head, Ordering::Relaxed);
+            if died {
+                consumer.producer_died();
+            }
+            let mut buffer = RecordBuffer::new();
+            let mut steps = 0;
+            while let Ok(Next::Record(_) | Next::Skipped { .. } | Next::TailUnknown { .. }) =
+                consumer.poll(&mut buffer)
+            {
+                steps += 1;
+                prop_assert!(steps < 200);
+            }
+            let first = consumer.poll(&mut buffer).err();
+            prop_assert_eq!(consumer.poll(&mut buffer).err(), first);
+        }
+    }
+
+    #[test]
+    fn bootstrap_then_the_whole_capacity() {
+        let bytes = 4 * BOOTSTRAP_BYTES;
+        let memory = HeapMemory::new(usize::try_from(bytes).unwrap());
+        let producer = Producer::new(&memory, bytes).unwrap();
+        let mut consumer = Consumer::new(&memory, 2 * BOOTSTRAP_BYTES).unwrap();
+        let mut buffer = RecordBuffer::new();
+        let whole = body(0, MAX_PAYLOAD);
+        let write = || producer.write(data(1), &[&whole]);
+        for _ in 0..3 {
+            write().unwrap();
+        }
+        assert_eq!(write(), Err(Refused::Full));
+        // What has been read makes no room before the grant: positions don't wrap yet.
+        assert!(matches!(consumer.poll(&mut buffer), Ok(Next::Record(_))));
+        assert_eq!(write(), Err(Refused::Full));
+        consumer.grant();
+        for _ in 0..5 {
+            write().unwrap();
+        }
+        assert_eq!(write(), Err(Refused::Full));
+        for _ in 0..7 {
+            let Ok(Next::Record(record)) = consumer.poll(&mut buffer) else {
+                panic!("a record is missing");
+            };
+            assert_eq!(record.body, whole);
+        }
+        assert_eq!(consumer.poll(&mut buffer), Ok(Next::Empty));
+        assert!(all_zero(&memory));
+    }
+
+    #[test]
+    fn a_producer_believes_no_control_page() {
+        let memory = HeapMemory::new(usize::try_from(BOOTSTRAP_BYTES).unwrap());
+        let producer = Producer::new(&memory, BOOTSTRAP_BYTES).unwrap();
+        let result = |at: usize, value: u64| {
+            let before = memory.load_u64(at, Ordering::Relaxed);
+            memory.store_u64(at, value, Ordering::Relaxed);
+            let result = producer.write(data(1), &[&body(0, 1)]);
+            memory.store_u64(at, before, Ordering::Relaxed);
+            result
+        };
+        assert_eq!(result(control::TAIL, 8), Err(Refused::Hostile));
+        assert_eq!(result(control::HEAD, u64::MAX), Err(Refused::Hostile));
+        assert_eq!(result(control::HEAD, 12), Err(Refused::Hostile));
+        assert_eq!(result(control::STATE, 9), Err(Refused::Hostile));
+        // READY with no capacity.
+        assert_eq!(result(control::STATE, 1), Err(Refused::Hostile));
+        assert_eq!(result(control::STATE, 2), Err(Refused::Detached));
+        let died = u64::from(OWNER_DIED | 1234);
+        assert_eq!(result(control::OWNER, died), Err(Refused::Detached));
+        assert_eq!(result(control::OWNER, 1234), Ok(()));
+        memory.store_u32(control::STATE, 1, Ordering::Relaxed);
+        for granted in [
+            2 * BOOTSTRAP_BYTES,
+            BOOTSTRAP_BYTES - 8,
+            BOOTSTRAP_BYTES / 2,
+        ] {
+            assert_eq!(
+                result(control::GRANTED_BYTES, granted),
+                Err(Refused::Hostile)
+            );
+        }
+        assert!(Producer::new(&memory, 2 * BOOTSTRAP_BYTES).is_none());
+        assert!(Consumer::new(&memory, 2 * BOOTSTRAP_BYTES).is_err());
+    }
+
+    #[test]
+    fn after_death_what_stays_busy_is_skipped_and_the_unknown_tail_counted() {
+        let memory = HeapMemory::new(usize::try_from(CAPACITY).unwrap());
+        let (producer, mut consumer) = pair(&memory);
+        let mut buffer = RecordBuffer::new();
+        producer.write(data(1), &[&body(0, 1)]).unwrap();
+        let second = memory.load_u64(control::HEAD, Ordering::Relaxed);
+        producer.write(data(2), &[&body(1, 50)]).unwrap();
+        producer.write(data(3), &[&body(51, 1)]).unwrap();
+        // The writer of the second died in its copy, another between reservation and word.
+        let at = CONTROL_BYTES + usize::try_from(second).unwrap();
+        let mut word = RecordWord::unpack(memory.load_u64(at, Ordering::Relaxed));
+        word.busy = true;
+        memory.store_u64(at, word.pack(), Ordering::Relaxed);
+        let head = memory.load_u64(control::HEAD, Ordering::Relaxed);
+        memory.store_u64(control::HEAD, head + 64, Ordering::Relaxed);
+
+        assert!(
+            matches!(consumer.poll(&mut buffer), Ok(Next::Record(record)) if record.connection == 1)
+        );
+        assert_eq!(consumer.poll(&mut buffer), Ok(Next::Pending));
+        consumer.producer_died();
+        let bytes = padded((HEADER_BYTES + 8 + 50) as u64);
+        assert_eq!(consumer.poll(&mut buffer), Ok(Next::Skipped { bytes }));
+        assert!(
+            matches!(consumer.poll(&mut buffer), Ok(Next::Record(record)) if record.connection == 3)
+        );
+        assert_eq!(
+            consumer.poll(&mut buffer),
+            Ok(Next::TailUnknown { bytes: 64 })
+        );
+        assert_eq!(consumer.poll(&mut buffer), Ok(Next::Empty));
+    }
+
+    #[test]
+    fn closes_in_the_table_come_behind_their_records() {
+        let memory = HeapMemory::with_close_entries(usize::try_from(CAPACITY).unwrap(), 2);
+        let (producer, mut consumer) = pair(&memory);
+        let mut buffer = RecordBuffer::new();
+        let closed = |connection| ClosedConnection {
+            connection,
+            reason: CloseReason::Free,
+            sent: 5,
+            received: 6,
+            at_ns: 7,
+        };
+        producer.write(data(1), &[&body(0, 1)]).unwrap();
+        assert!(producer.table_close(&closed(1)));
+        assert_eq!(consumer.next_closed(), None);
+        consumer.poll(&mut buffer).unwrap();
+        assert_eq!(consumer.next_closed(), Some(closed(1)));
+        assert_eq!(consumer.next_closed(), None);
+        assert!(producer.table_close(&closed(2)));
+        assert!(producer.table_close(&closed(3)));
+        assert!(!producer.table_close(&closed(4)));
+        assert_eq!(consumer.next_closed(), Some(closed(2)));
+        assert!(producer.table_close(&closed(5)));
+        assert_eq!(consumer.next_closed(), Some(closed(5)));
+        assert_eq!(consumer.next_closed(), Some(closed(3)));
+        assert_eq!(consumer.next_closed(), None);
+        let counters = consumer.counters();
+        assert_eq!((counters.closes_tabled, counters.closes_lost), (4, 1));
+    }
+
+    #[test]
+    fn one_wake_for_one_sleep() {
+        let memory = HeapMemory::new(usize::try_from(2 * BOOTSTRAP_BYTES).unwrap());
+        let producer = Producer::new(&memory, 2 * BOOTSTRAP_BYTES).unwrap();
+        let consumer = Consumer::new(&memory, 2 * BOOTSTRAP_BYTES).unwrap();
+        consumer.grant();
+        assert!(consumer.prepare_sleep());
+        let sleeping = || memory.load_u32(control::SLEEPING, Ordering::Relaxed);
+        for _ in 0..3 {
+            producer.write(data(1), &[&body(0, MAX_PAYLOAD)]).unwrap();
+            assert_eq!(sleeping(), 1);
+        }
+        producer.write(data(1), &[&body(0, MAX_PAYLOAD)]).unwrap();
+        assert_eq!(sleeping(), 0);
+        assert!(!consumer.prepare_sleep());
+        assert_eq!(sleeping(), 0);
+    }
+
+    /// Lets the other threads end where this one can't go on.
+    struct FailedOnPanic<'a>(&'a AtomicBool);
+
+    impl Drop for FailedOnPanic<'_> {
+        fn drop(&mut self) {
+            self.0.store(std::thread::panicking(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn many_threads_lose_nothing_that_was_accepted() {
+        const THREADS: u64 = 4;
+        const EACH: u64 = 2000;
+        let memory = HeapMemory::new(usize::try_from(CAPACITY).unwrap());
+        let (producer, mut consumer) = pair(&memory);
+        let mut next = vec![0; usize::try_from(THREADS).unwrap()];
+        let failed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _guard = FailedOnPanic(&failed);
+            for thread in 0..THREADS {
+                let (producer, failed) = (&producer, &failed);
+                scope.spawn(move || {
+                    for offset in 0..EACH {
+                        let length = usize::try_from(1 + offset % 97).unwrap();
+                        while producer
+                            .write(data(thread), &[&body(offset, length)])
+                            .is_err()
+                        {
+                            if failed.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut buffer = RecordBuffer::new();
+            let mut left = THREADS * EACH;
+            while left > 0 {
+                let Next::Record(record) = consumer.poll(&mut buffer).unwrap() else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                let expected = &mut next[usize::try_from(record.connection).unwrap()];
+                let length = usize::try_from(1 + *expected % 97).unwrap();
+                assert_eq!(record.body, body(*expected, length));
+                *expected += 1;
+                left -= 1;
+            }
+        });
+        assert!(all_zero(&memory));
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test -p mirror-hook --release ring_loom`
+#[cfg(loom)]
+mod ring_loom {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Room for one record of 40 bytes and most of another: the second wraps, the third is dropped.
+    const CAPACITY: u64 = 64;
+
+    fn check(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
+        builder.check(model);
+    }
+
+    fn memory() -> Arc<HeapMemory> {
+        let memory = Arc::new(HeapMemory::with_close_entries(64, 1));
+        Consumer::small(&*memory, CAPACITY).grant();
+        memory
+    }
+
+    /// Reads until it has to wait, checks each record, and says how many there were.
+    fn drain(consumer: &mut Consumer<&HeapMemory>, seen: &mut Vec<u64>) {
+        let mut buffer = RecordBuffer::new();
+        loop {
+            match consumer.poll(&mut buffer).expect("a good ring") {
+                Next::Record(record) => {
+                    assert_eq!(record.kind, kind::DATA);
+                    assert_eq!(record.at_ns, record.connection * 10);
+                    assert_eq!(record.body, body(record.connection, 3));
+                    seen.push(record.connection);
+                }
+                Next::Pending | Next::Empty => return,
+                other => panic!("{other:?} while all live"),
+            }
+        }
+    }
+
+    /// Two threads, one record each beside one that is already there, so that the ring wraps and
+    /// may be full; the consumer reads meanwhile. What was accepted is read, once and whole.
+    #[test]
+    fn two_producers_wrap_and_drop() {
+        check(|| {
+            let memory = memory();
+            Producer::small(&*memory, CAPACITY)
+                .write(data(1), &[&body(1, 3)])
+                .expect("an empty ring has room");
+            let threads: Vec<_> = [2, 3]
+                .into_iter()
+                .map(|connection| {
+                    let memory = Arc::clone(&memory);
+                    thread::spawn(move || {
+                        let producer = Producer::small(&*memory, CAPACITY);
+                        match producer.write(data(connection), &[&body(connection, 3)]) {
+                            Ok(()) => Some(connection),
+                            Err(Refused::Full) => None,
+                            Err(other) => panic!("{other}"),
+                        }
+                    })
+                })
+                .collect();
+            let mut consumer = Consumer::small(&*memory, CAPACITY);
+            let mut seen = Vec::new();
+            drain(&mut consumer, &mut seen);
+            let mut accepted = vec![1];
+            for thread in threads {
+                accepted.extend(thread.join().expect("no panic"));
+            }
+            drain(&mut consumer, &mut seen);
+            seen.sort_unstable();
+            assert_eq!(seen, accepted);
+            let left = (0..CAPACITY).step_by(8).all(|at| {
+                let at = crate::layout::CONTROL_BYTES + usize::try_from(at).expect("small");
+                memory.load_u64(at, Ordering::Relaxed) == 0
+            });
+            assert!(left, "everything read is zeroed");
+        });
+    }
+
+    /// One thread writes two records through a ring that holds one: its order is kept.
+    #[test]
+    fn program_order_is_kept() {
+        check(|| {
+            let memory = memory();
+            let writer = {
+                let memory = Arc::clone(&memory);
+                thread::spawn(move || {
+                    let producer = Producer::small(&*memory, CAPACITY);
+                    [1, 2].map(|connection| {
+                        producer
+                            .write(data(connection), &[&body(connection, 3)])
+                            .is_ok()
+                    })
+                })
+            };
+            let mut consumer = Consumer::small(&*memory, CAPACITY);
+            let mut seen = Vec::new();
+            drain(&mut consumer, &mut seen);
+            let accepted = writer.join().expect("no panic");
+            drain(&mut consumer, &mut seen);
+            assert_eq!(accepted[0], true);
+            let expected: &[u64] = if accepted[1] { &[1, 2] } else { &[1] };
+            assert_eq!(seen, expected);
+        });
+    }
+
+    /// The table hands a CLOSE over whole, and a freed entry is used again.
+    #[test]
+    fn close_table() {
+        use crate::event::CloseReason;
+        check(|| {
+            let memory = memory();
+            let closed = |connection: u64| ClosedConnection {
+                connection,
+                reason: CloseReason::Free,
+                sent: connection,
+                received: connection,
+                at_ns: connection,
+            };
+            let writer = {
+                let memory = Arc::clone(&memory);
+                thread::spawn(move || {
+                    let producer = Producer::small(&*memory, CAPACITY);
+                    [1, 2].map(|connection| producer.table_close(&closed(connection)))
+                })
+            };
+            let mut consumer = Consumer::small(&*memory, CAPACITY);
+            let mut seen = Vec::new();
+            seen.extend(consumer.next_closed());
+            let accepted = writer.join().expect("no panic");
+            while let Some(closed) = consumer.next_closed() {
+                seen.push(closed);
+            }
+            assert!(accepted[0]);
+            let count = accepted.iter().filter(|accepted| **accepted).count();
+            let expected: Vec<_> = [closed(1), closed(2)].into_iter().take(count).collect();
+            assert_eq!(seen, expected);
+        });
+    }
+}
