@@ -48,3 +48,7 @@ test-mutations: ## small wrong changes of the code: each must make its named tes
 
 install-build:
 	@scripts/install-peers.sh build
+
+.PHONY: bench-forge
+bench-forge: install-build ## what forging a packet costs, against copying its text
+	$(CARGO) run --release -q -p mirror-benches --bin forge

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use agent::event::{FlowEvent, FlowSink, PacketSink, WallTime};
 use agent::forge::{ForgeConfig, ForgeStats, Forger};
-use agent::output::{PcapngWriter, Reorder, TextSummary};
+use agent::output::{PcapngWriter, Reorder, ReorderStats, TextSummary};
 use anyhow::Context;
 
 use crate::config::OutputChoice;
@@ -27,14 +27,20 @@ impl Column {
     /// The file can't be written; says why, and what to do.
     pub(crate) fn open(output: &OutputChoice, forge: ForgeConfig) -> anyhow::Result<Self> {
         let writer: Box<dyn Write> = match output {
-            OutputChoice::Summary => return Ok(Self::Summary(Box::new(TextSummary::new(io::stderr())))),
+            OutputChoice::Summary => {
+                let summary = TextSummary::new(io::stderr());
+                return Ok(Self::Summary(Box::new(summary)));
+            }
             OutputChoice::Stdout => Box::new(io::stdout()),
             OutputChoice::File(path) => Box::new(create(path)?),
         };
         let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
         // A reader of a pipe sees at once that a capture is coming.
         writer.flush().context("can't write the capture")?;
-        Ok(Self::Packets(Box::new(Forger::new(forge, Reorder::new(writer)))))
+        Ok(Self::Packets(Box::new(Forger::new(
+            forge,
+            Reorder::new(writer),
+        ))))
     }
 
     /// Writes what is older than `until`, and hands it on to readers.
@@ -45,9 +51,9 @@ impl Column {
         match self {
             Self::Packets(forger) => {
                 forger.take_error().map_or(Ok(()), Err)?;
-                let output = forger.sink_mut();
-                output.release(until)?;
-                output.flush()
+                let window = forger.sink_mut();
+                window.release(until)?;
+                window.sink_mut().flush()
             }
             Self::Summary(summary) => summary.flush(),
         }
@@ -58,16 +64,23 @@ impl Column {
     /// # Errors
     /// As above.
     pub(crate) fn finish(&mut self, at: WallTime) -> io::Result<()> {
-        if let Self::Packets(forger) = self {
-            forger.finish(at);
+        match self {
+            Self::Packets(forger) => {
+                forger.finish(at);
+                forger.take_error().map_or(Ok(()), Err)?;
+                forger.sink_mut().finish()
+            }
+            Self::Summary(summary) => {
+                summary.finish();
+                summary.flush()
+            }
         }
-        self.release(WallTime(u64::MAX))
     }
 
-    /// What was forged.
-    pub(crate) fn forge_stats(&self) -> Option<ForgeStats> {
+    /// What was forged, and what the window did to it; nothing where no packets are made.
+    pub(crate) fn packet_stats(&mut self) -> Option<(ForgeStats, ReorderStats)> {
         match self {
-            Self::Packets(forger) => Some(forger.stats()),
+            Self::Packets(forger) => Some((forger.stats(), forger.sink_mut().stats())),
             Self::Summary(_) => None,
         }
     }

@@ -139,7 +139,7 @@ fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<Watch
 /// The socket of an agent that serves: the system's for root, else the user's own.
 fn default_socket() -> anyhow::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/run/sslcollector/agent.sock"));
+        return Ok(PathBuf::from(mirror_hook::config::DEFAULT_SOCKET));
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR")
         .filter(|dir| !dir.is_empty())

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, wait, waitid};
 
 use crate::config::Program;
 
@@ -81,18 +82,32 @@ impl Running {
         })
     }
 
-    /// Reaps whoever has ended; says how the program ended, once it has.
+    /// Reaps whoever has ended; says how the program ended, once it has. The program itself is
+    /// reaped a call later: until then the kernel still tells the agent who it was.
     ///
     /// # Errors
     /// The kernel's, which isn't to be expected.
     pub(crate) fn poll(&mut self) -> anyhow::Result<Option<Exit>> {
-        loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.pid => self.exit = exit_of(status),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(self.exit),
-                Err(rustix::io::Errno::INTR) => {}
+        if self.exit.is_none() {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            match waitid(WaitId::Pid(self.pid), look) {
+                Ok(Some(status)) => {
+                    self.exit = exit_of(status.exit_status(), status.terminating_signal());
+                    return Ok(self.exit);
+                }
+                Ok(None) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error).context("can't wait for the program"),
+            }
+        }
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                // It has ended just now.
+                Ok(Some((pid, status))) if pid == self.pid && self.exit.is_none() => {
+                    self.exit = exit_of(status.exit_status(), status.terminating_signal());
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) | Err(Errno::CHILD) => return Ok(self.exit),
+                Err(error) => return Err(error).context("can't wait for the program's children"),
             }
         }
     }
@@ -106,12 +121,8 @@ impl Running {
     }
 }
 
-fn exit_of(status: WaitStatus) -> Option<Exit> {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Some(Exit::Status(code)),
-        (None, Some(signal)) => Some(Exit::Signal(signal)),
-        (None, None) => None,
-    }
+fn exit_of(code: Option<i32>, signal: Option<i32>) -> Option<Exit> {
+    code.map(Exit::Status).or(signal.map(Exit::Signal))
 }
 
 /// Our directory in front of what the user has set.

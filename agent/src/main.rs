@@ -1,8 +1,27 @@
 //! The command `sslcollector`.
 
 mod cli;
+mod column;
 mod config;
 mod diagnosis;
 mod launch;
+mod place;
+mod report;
+mod run;
+mod signals;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Something failed; clap itself ends with 2 on wrong usage.
+const FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let result = config::resolve(cli::Cli::parse()).and_then(|settings| run::run(&settings));
+    let status = result.unwrap_or_else(|error| {
+        run::say(&format!("{error:#}"));
+        FAILURE
+    });
+    ExitCode::from(status)
+}

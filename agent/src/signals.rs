@@ -43,7 +43,10 @@ impl Signals {
                 SIGQUIT => Signal::QUIT,
                 _ => return None,
             };
-            Some(Request::Stop { signal, from_terminal: origin.process.is_none() })
+            Some(Request::Stop {
+                signal,
+                from_terminal: origin.process.is_none(),
+            })
         })
     }
 }

@@ -1,1 +1,48 @@
-//! Benchmarks: A against B in one run.
+//! Benchmarks: A against B, interleaved in one run, so that a noisy machine treats both alike.
+//!
+//! Each is a binary in `src/bin`, started by `make bench-NAME`; its last line is `FIGURES {json}`.
+
+use std::time::{Duration, Instant};
+
+/// Rounds of a comparison: enough for a median that one hiccup doesn't move.
+const ROUNDS: usize = 15;
+
+/// Two ways of doing the same work, timed in turns.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison {
+    /// Median time of one round of A.
+    pub a: Duration,
+    /// Median time of one round of B.
+    pub b: Duration,
+    /// Median of the rounds' ratios A / B: what to quote, since both halves of a round met the same
+    /// machine.
+    pub ratio: f64,
+}
+
+/// Times `a` and `b` in turns, after one round of each that isn't counted.
+pub fn compare(mut a: impl FnMut(), mut b: impl FnMut()) -> Comparison {
+    a();
+    b();
+    let mut rounds: Vec<(Duration, Duration)> = (0..ROUNDS)
+        .map(|_| (timed(&mut a), timed(&mut b)))
+        .collect();
+    let mut ratios: Vec<f64> = rounds
+        .iter()
+        .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    rounds.sort_by_key(|round| round.0);
+    let median_a = rounds[ROUNDS / 2].0;
+    rounds.sort_by_key(|round| round.1);
+    Comparison {
+        a: median_a,
+        b: rounds[ROUNDS / 2].1,
+        ratio: ratios[ROUNDS / 2],
+    }
+}
+
+fn timed(work: &mut impl FnMut()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}

@@ -14,6 +14,9 @@ pub enum Refusal {
     /// Its user isn't on the list.
     #[error("the user is not allowed")]
     User,
+    /// It is another user's, and not a descendant of the agent's process.
+    #[error("the process was not started by this agent")]
+    Stranger,
     /// It can't be found out who it is.
     #[error("the peer's credentials can't be read")]
     Credentials,
@@ -45,11 +48,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// All, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
         Self::User,
+        Self::Stranger,
         Self::Credentials,
         Self::Message,
         Self::Version,

@@ -32,13 +32,17 @@ const IDLE: Duration = Duration::from_millis(20);
 /// Sweeps without work until rings are idle.
 const IDLE_SWEEPS: u32 = 20;
 
-/// Whose processes may attach.
+/// Which processes may attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedUsers {
+pub enum Admission {
     /// Everybody's.
     All,
     /// Those of these users, by their ids.
-    Only(Vec<u32>),
+    Users(Vec<u32>),
+    /// This user's and root's, who could look into each other anyway; and what this process has
+    /// started, directly or not, as whatever user. It has to be the reaper of its descendants
+    /// (PR_SET_CHILD_SUBREAPER), else those whose parents end first are strangers.
+    OwnAndDescendants,
 }
 
 /// How to run the intake.
@@ -47,7 +51,7 @@ pub struct IntakeConfig {
     /// Where to listen.
     pub listen: ListenConfig,
     /// Who may attach.
-    pub users: AllowedUsers,
+    pub admission: Admission,
     /// Largest ring that is granted, in bytes.
     pub ring_bytes: u64,
     /// Memory for all rings, in bytes.
@@ -68,7 +72,7 @@ impl IntakeConfig {
                 abstract_name: None,
                 max_pending: 64,
             },
-            users: AllowedUsers::Only(vec![rustix::process::geteuid().as_raw()]),
+            admission: Admission::Users(vec![rustix::process::geteuid().as_raw()]),
             ring_bytes: 16 << 20,
             budget_bytes: 256 << 20,
             max_rings: 4096,
@@ -193,14 +197,13 @@ impl Intake {
 
     /// Leaves in good order: tells every process to write no more, and reads what is left. Sessions
     /// that are open stay so: their connections go on without being seen.
-    pub fn shutdown(mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) -> IntakeStats {
+    pub fn shutdown(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) {
         for ring in self.rings.values() {
             ring.detach();
         }
         // A full ring takes this many sweeps, once more for what was being written.
         let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;
         self.drain(usize::try_from(rounds).unwrap_or(1), sink);
-        self.stats()
     }
 
     /// The processes whose rings are attached.
@@ -277,10 +280,16 @@ impl Intake {
     fn attach(&mut self, arrival: Arrival) -> Result<(), Refusal> {
         use std::os::fd::AsFd;
         let peer = Peer::of(arrival.socket.as_fd()).map_err(|_| Refusal::Credentials)?;
-        if let AllowedUsers::Only(users) = &self.config.users
-            && !users.contains(&peer.uid)
-        {
-            return Err(Refusal::User);
+        match &self.config.admission {
+            Admission::All => {}
+            Admission::Users(users) if users.contains(&peer.uid) => {}
+            Admission::Users(_) => return Err(Refusal::User),
+            // Descent can't be asked of a process that has ended already; a user can.
+            Admission::OwnAndDescendants
+                if peer.uid == 0
+                    || peer.uid == rustix::process::geteuid().as_raw()
+                    || peer.descends_from(std::process::id()) => {}
+            Admission::OwnAndDescendants => return Err(Refusal::Stranger),
         }
         if self.rings.len() >= self.config.max_rings {
             return Err(Refusal::TooMany);

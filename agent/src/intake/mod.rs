@@ -18,7 +18,7 @@ mod tracker;
 mod facade;
 
 pub use admit::Refusal;
-pub use facade::{AllowedUsers, Intake, IntakeConfig, IntakeError, PollOutcome};
+pub use facade::{Admission, Intake, IntakeConfig, IntakeError, PollOutcome};
 pub use listener::{ListenConfig, ListenError};
 pub use stats::IntakeStats;
 pub use tracker::Violation;

@@ -15,6 +15,9 @@ use crate::event::ProcessInfo;
 /// SO_PEERPIDFD (Linux 6.5, asm-generic/socket.h).
 const SO_PEERPIDFD: libc::c_int = 77;
 
+/// Parents to look at: processes may be made faster than they can be followed.
+const MAX_ANCESTORS: usize = 256;
+
 /// A process that has connected.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -68,6 +71,12 @@ impl Peer {
         }
     }
 
+    /// Whether `ancestor` is among its parents. A process that is gone descends from nobody.
+    pub(super) fn descends_from(&self, ancestor: u32) -> bool {
+        let parents = std::iter::successors(Some(self.pid), |pid| parent_of(*pid));
+        parents.take(MAX_ANCESTORS).any(|pid| pid == ancestor)
+    }
+
     /// What people know the process by.
     pub(super) fn info(&self) -> ProcessInfo {
         ProcessInfo {
@@ -76,6 +85,18 @@ impl Peer {
             name: name_of(self.pid).unwrap_or_default(),
         }
     }
+}
+
+/// The parent's pid: the second field behind the command's closing parenthesis, proc_pid_stat(5).
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let behind = stat.rsplit(|byte| *byte == b')').next()?;
+    let parent = behind.split(|byte| *byte == b' ').nth(2)?;
+    std::str::from_utf8(parent)
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|parent| *parent != 0)
 }
 
 /// The file name of the executable, or where that may not be read, of the command.
@@ -129,6 +150,19 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descent() {
+        let child = std::process::Command::new("sleep").arg("60").spawn();
+        let mut child = child.unwrap();
+        let peer = |pid| Peer { pid, uid: 0 };
+        assert!(peer(child.id()).descends_from(std::process::id()));
+        assert!(peer(std::process::id()).descends_from(1));
+        assert!(!peer(std::process::id()).descends_from(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!peer(child.id()).descends_from(1));
+    }
 
     #[test]
     fn this_process_knows_itself() {

@@ -1,0 +1,201 @@
+//! What is said at the end, and on SIGUSR1: how much was seen, what is missing and why, what to do.
+
+use agent::flow::FlowStats;
+use agent::forge::ForgeStats;
+use agent::intake::{IntakeStats, Refusal};
+use agent::output::ReorderStats;
+
+use crate::config::OutputChoice;
+
+/// All counts at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts {
+    /// What came from the rings.
+    pub(crate) intake: IntakeStats,
+    /// What became of the sessions.
+    pub(crate) flow: FlowStats,
+    /// What was forged; nothing where no packets are made.
+    pub(crate) packets: Option<(ForgeStats, ReorderStats)>,
+    /// Handshakes are watched on the wire.
+    pub(crate) watching: bool,
+}
+
+impl Counts {
+    /// Whether any TLS session was seen at all, forged or not.
+    pub(crate) fn saw_tls(&self) -> bool {
+        self.flow.sessions > 0
+    }
+
+    /// Clear text bytes that are known to be missing.
+    fn lost_bytes(&self) -> u64 {
+        self.intake.lost_bytes + self.intake.stray_bytes + self.flow.unknown_bytes
+    }
+
+    /// The report, a line each. The first says what there is, the others what isn't, and why.
+    pub(crate) fn lines(&self, output: &OutputChoice) -> Vec<String> {
+        let mut lines = vec![self.first_line(output)];
+        lines.extend(self.losses());
+        lines.extend(self.limits());
+        lines
+    }
+
+    fn first_line(&self, output: &OutputChoice) -> String {
+        let mut line = format!(
+            "{} of {}, {} of clear text",
+            counted(self.flow.sessions, "session"),
+            counted(self.intake.attached, "process"),
+            counted(self.flow.bytes, "byte"),
+        );
+        if let Some((forge, _)) = self.packets {
+            line += &format!(", {}", counted(forge.packets, "packet"));
+            match output {
+                OutputChoice::File(path) => line += &format!(" in {}", path.display()),
+                OutputChoice::Stdout => line += " on standard output",
+                OutputChoice::Summary => {}
+            }
+        }
+        if self.lost_bytes() > 0 {
+            line += &format!(", {} LOST", counted(self.lost_bytes(), "byte"));
+        }
+        line
+    }
+
+    fn losses(&self) -> impl Iterator<Item = String> {
+        let (intake, flow) = (&self.intake, &self.flow);
+        let reordered = self.packets.map_or(0, |(_, window)| window.clamped);
+        let dropped = self.packets.map_or(0, |(forge, _)| forge.dropped_bytes);
+        [
+            (self.lost_bytes(), format!(
+                "{} of clear text are missing, in {} that the packets declare: {} found the ring full; a larger --ring-size helps",
+                counted(self.lost_bytes(), "byte"),
+                counted(flow.holes, "hole"),
+                counted(intake.dropped_bytes, "byte"),
+            )),
+            (intake.opens_deferred, format!(
+                "{} found the ring full when it began, and is mirrored from where there was room, if at all",
+                counted(intake.opens_deferred, "session"),
+            )),
+            (intake.quarantined, format!(
+                "{} broke the rules of the ring and was cut off",
+                counted(intake.quarantined, "process"),
+            )),
+            (intake.tail_unknown, format!(
+                "{} ended in the middle of a write: what its last sessions said is incomplete",
+                counted(intake.tail_unknown, "process"),
+            )),
+            (intake.refused_total(), format!(
+                "{} to be mirrored refused: {}",
+                counted(intake.refused_total(), "request"),
+                refusals(intake),
+            )),
+            (intake.refused_connections + flow.refused_sessions, format!(
+                "{} refused: too many at once",
+                counted(intake.refused_connections + flow.refused_sessions, "session"),
+            )),
+            (dropped, format!("{} can't be told as TCP and are not in the packets", counted(dropped, "byte"))),
+            (flow.twins_different, format!(
+                "{} mirrored at both ends had different text at each: the first copy is shown",
+                counted(flow.twins_different, "session"),
+            )),
+            (reordered, format!(
+                "{} came too late for its place in the file and has a later time",
+                counted(reordered, "packet"),
+            )),
+        ]
+        .into_iter()
+        .filter_map(|(count, line)| (count > 0).then_some(line))
+    }
+
+    fn limits(&self) -> impl Iterator<Item = String> {
+        let flow = &self.flow;
+        let why = if self.watching {
+            "the handshake wasn't seen on a watched interface"
+        } else {
+            "the library has no socket, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
+        };
+        [
+            (
+                flow.unbound,
+                format!(
+                    "{} with placeholder addresses (192.0.2.0/24, 198.51.100.0/24): {why}",
+                    counted(flow.unbound, "session"),
+                ),
+            ),
+            (
+                flow.bound_ambiguously,
+                format!(
+                    "{} seen on the wire under several addresses: the first is shown",
+                    counted(flow.bound_ambiguously, "session"),
+                ),
+            ),
+            (
+                flow.dtls,
+                format!(
+                    "{} of DTLS not mirrored: only TLS over TCP is",
+                    counted(flow.dtls, "session"),
+                ),
+            ),
+            (
+                flow.quic,
+                format!(
+                    "{} of QUIC not mirrored: only TLS over TCP is",
+                    counted(flow.quic, "session"),
+                ),
+            ),
+            (
+                flow.handshakes_failed,
+                format!(
+                    "{} failed before any text passed",
+                    counted(flow.handshakes_failed, "handshake"),
+                ),
+            ),
+            (
+                flow.early_rejected_bytes,
+                format!(
+                    "{} of 0-RTT data refused by the server: not shown, since nobody read them",
+                    counted(flow.early_rejected_bytes, "byte"),
+                ),
+            ),
+            (
+                flow.twins,
+                format!(
+                    "{} mirrored at both ends: one copy is shown",
+                    counted(flow.twins, "session"),
+                ),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(count, line)| (count > 0).then_some(line))
+    }
+}
+
+/// `1 session`, `2 sessions`.
+fn counted(count: u64, noun: &str) -> String {
+    let plural = match (count, noun) {
+        (1, _) => "",
+        (_, noun) if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{count} {noun}{plural}")
+}
+
+/// Why requests were refused: `the memory isn't sealed (2)`.
+fn refusals(intake: &IntakeStats) -> String {
+    let reasons = Refusal::ALL.into_iter().filter_map(|reason| {
+        let count = intake.refused[reason.index()];
+        (count > 0).then(|| format!("{reason} ({count})"))
+    });
+    reasons.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_read_well() {
+        assert_eq!(counted(0, "byte"), "0 bytes");
+        assert_eq!(counted(1, "process"), "1 process");
+        assert_eq!(counted(12, "process"), "12 processes");
+    }
+}

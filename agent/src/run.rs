@@ -1,0 +1,294 @@
+//! The whole column on one screen: rings and wire in, packets out, until a signal or the program's end.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use agent::clock::{self, Clock};
+use agent::event::WallTime;
+use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig};
+use agent::forge::{ForgeConfig, Mtu, SequenceKey};
+use agent::intake::Intake;
+use anyhow::Context;
+use rustix::process::Signal;
+
+use crate::column::Column;
+use crate::config::{Mode, OutputChoice, Settings, WatchChoice};
+use crate::diagnosis::diagnose;
+use crate::launch::{Exit, Running};
+use crate::place::Place;
+use crate::report::Counts;
+use crate::signals::{Request, Signals};
+
+/// A thread may have been put to sleep between reading the clock and writing its record: packets
+/// wait this long for others with an earlier time.
+const REORDER_NS: u64 = 20_000_000;
+/// How long the agent sleeps at most while nothing happens, so that it notices the program's end.
+const IDLE: Duration = Duration::from_millis(20);
+/// After which time whoever still has a ring behind the program's end is said to go on.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// Mirrors as the settings say. Returns the status to exit with.
+///
+/// # Errors
+/// What made it impossible to begin, or the output fail, with the next step.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
+    let mut signals = Signals::catch().context("can't catch signals")?;
+    let capture = watch(&settings.watch)?;
+    let place = Place::make(&settings.mode)?;
+    let mut agent = Agent {
+        settings,
+        intake: Intake::new(place.intake_config(settings)).context("can't listen for programs")?,
+        mapper: Mapper::new(mapper_config(capture.is_some())?, Clock::start()),
+        column: Column::open(&settings.output, forge_config()?)?,
+        capture,
+        broken: None,
+    };
+    let (status, program) = match &settings.mode {
+        Mode::Serve { socket } => {
+            say(&format!(
+                "serving programs at {}; Ctrl-C ends",
+                socket.display()
+            ));
+            agent.serve(&mut signals);
+            (0, None)
+        }
+        Mode::Run(program) => {
+            let to_stderr = settings.output == OutputChoice::Stdout;
+            if to_stderr {
+                say(
+                    "standard output carries the capture: what the program prints there goes to standard error",
+                );
+            }
+            let running = Running::start(program, place.socket(), to_stderr)?;
+            (
+                agent.accompany(running, &mut signals)?.code(),
+                Some(program),
+            )
+        }
+    };
+    let (counts, broken) = agent.finish();
+    counts
+        .lines(&settings.output)
+        .iter()
+        .for_each(|line| say(line));
+    if let Some(program) = program.filter(|_| !counts.saw_tls()) {
+        say(&format!("no TLS was seen: {}", diagnose(program)));
+    }
+    match broken {
+        Some(error) => Err(error),
+        None => Ok(status),
+    }
+}
+
+struct Agent<'s> {
+    settings: &'s Settings,
+    intake: Intake,
+    capture: Option<Capture>,
+    mapper: Mapper,
+    column: Column,
+    /// Why nothing is written any more. The programs that are mirrored go on all the same.
+    broken: Option<anyhow::Error>,
+}
+
+impl Agent<'_> {
+    /// Until a signal says stop, or the output fails.
+    fn serve(&mut self, signals: &mut Signals) {
+        while self.broken.is_none() {
+            for request in signals.pending() {
+                match request {
+                    Request::Stop { .. } => return,
+                    Request::PrintCounts => self.print_counts(),
+                }
+            }
+            self.turn_or_wait();
+        }
+    }
+
+    /// Until the program has ended, and whatever it left behind that is mirrored.
+    fn accompany(&mut self, mut program: Running, signals: &mut Signals) -> anyhow::Result<Exit> {
+        let mut stops = 0;
+        let mut alone_since = None;
+        let mut told = false;
+        loop {
+            for request in signals.pending() {
+                match request {
+                    Request::Stop {
+                        signal,
+                        from_terminal,
+                    } => {
+                        stops += 1;
+                        // Who asks twice means it.
+                        let signal = if stops > 1 { Signal::KILL } else { signal };
+                        if !from_terminal || stops > 1 {
+                            program.signal(signal);
+                        }
+                    }
+                    Request::PrintCounts => self.print_counts(),
+                }
+            }
+            // Asked before the rings are: what it wrote before its end is in them.
+            let exit = program.poll()?;
+            let worked = self.turn_or_wait();
+            let Some(exit) = exit.filter(|_| !worked) else {
+                continue;
+            };
+            let left = self.intake.processes().count();
+            if left == 0 || stops > 0 {
+                return Ok(exit);
+            }
+            // Their ends may not have been noticed yet: that takes no longer than this.
+            let alone_since: Instant = *alone_since.get_or_insert_with(Instant::now);
+            if !told && alone_since.elapsed() > NOTICE {
+                told = true;
+                say(&format!(
+                    "the program has ended, {left} of its processes go on; Ctrl-C ends"
+                ));
+            }
+        }
+    }
+
+    /// One turn of the column, and a wait if there was nothing to do. Says whether there was.
+    fn turn_or_wait(&mut self) -> bool {
+        let worked = self.turn();
+        if !worked {
+            self.intake.wait(IDLE);
+        }
+        worked
+    }
+
+    fn turn(&mut self) -> bool {
+        let now = clock::monotonic_now();
+        self.mapper.adjust_clock(now, clock::wall_now());
+        let Self {
+            intake,
+            capture,
+            mapper,
+            column,
+            ..
+        } = self;
+        // The wire first: a session finds its handshake there already.
+        while let Some(fact) = capture.as_ref().and_then(Capture::next_fact) {
+            mapper.wire_fact(fact, now, column);
+        }
+        let worked = intake
+            .poll(&mut |event| mapper.session_event(event, now, column))
+            .worked;
+        mapper.expire(now, column);
+        // Whatever has an earlier time than this has been read, or waits in the mapper.
+        let complete = WallTime(mapper.wall(now).0.saturating_sub(REORDER_NS));
+        let until = mapper
+            .oldest_held()
+            .map_or(complete, |held| held.min(complete));
+        let released = column.release(until);
+        self.note(released);
+        worked
+    }
+
+    /// Reads what is left, ends what is live, and completes the output.
+    fn finish(mut self) -> (Counts, Option<anyhow::Error>) {
+        while self.turn() {}
+        let now = clock::monotonic_now();
+        let Self {
+            intake,
+            mapper,
+            column,
+            ..
+        } = &mut self;
+        intake.shutdown(&mut |event| mapper.session_event(event, now, column));
+        mapper.finish(now, column);
+        let at = mapper.wall(now);
+        let finished = column.finish(at);
+        self.note(finished);
+        (self.counts(), self.broken)
+    }
+
+    /// Keeps the first failure of the output.
+    fn note(&mut self, result: io::Result<()>) {
+        let (Err(error), None) = (result, &self.broken) else {
+            return;
+        };
+        let output = match &self.settings.output {
+            OutputChoice::File(path) => path.display().to_string(),
+            OutputChoice::Stdout => "standard output".to_owned(),
+            OutputChoice::Summary => "standard error".to_owned(),
+        };
+        let error = match error.kind() {
+            io::ErrorKind::BrokenPipe => anyhow::anyhow!(
+                "{output} was closed by its reader: the capture ends there; \
+                 write to a file with -w FILE to keep all of it"
+            ),
+            io::ErrorKind::StorageFull => anyhow::anyhow!(
+                "no room left for {output}: the capture ends there; \
+                 free some space, or write elsewhere with -w FILE"
+            ),
+            _ => anyhow::anyhow!("can't write {output}: {error}; the capture ends there"),
+        };
+        if matches!(self.settings.mode, Mode::Run(_)) {
+            say(&format!("{error:#}; the program goes on"));
+        }
+        self.broken = Some(error);
+    }
+
+    fn counts(&mut self) -> Counts {
+        Counts {
+            intake: self.intake.stats(),
+            flow: *self.mapper.stats(),
+            packets: self.column.packet_stats(),
+            watching: self.capture.is_some(),
+        }
+    }
+
+    fn print_counts(&mut self) {
+        self.counts()
+            .lines(&self.settings.output)
+            .iter()
+            .for_each(|line| say(line));
+    }
+}
+
+/// Begins to watch handshakes, so that those of the first program are seen.
+fn watch(choice: &WatchChoice) -> anyhow::Result<Option<Capture>> {
+    match choice {
+        WatchChoice::Nowhere => Ok(None),
+        WatchChoice::Interfaces(interfaces) => {
+            let config = CaptureConfig {
+                interfaces: interfaces.clone(),
+            };
+            Ok(Some(
+                Capture::start(&config).context("can't watch handshakes")?,
+            ))
+        }
+        WatchChoice::AnyIfAllowed => match Capture::start(&CaptureConfig::default()) {
+            Ok(capture) => Ok(Some(capture)),
+            Err(CaptureError::NotPermitted { .. }) => Ok(None),
+            Err(error) => Err(error).context("can't watch handshakes (-I none does without)"),
+        },
+    }
+}
+
+fn mapper_config(capture: bool) -> anyhow::Result<MapperConfig> {
+    Ok(MapperConfig {
+        capture,
+        seed: random()?,
+        ..MapperConfig::default()
+    })
+}
+
+fn forge_config() -> anyhow::Result<ForgeConfig> {
+    Ok(ForgeConfig {
+        key: SequenceKey::new(random()?),
+        mtu: Mtu::default(),
+    })
+}
+
+fn random() -> anyhow::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("the kernel gives no random bytes")?;
+    Ok(bytes)
+}
+
+/// Prints a line on standard error. That nobody reads it any more is no reason to fail.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "sslcollector: {line}");
+}
