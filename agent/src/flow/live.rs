@@ -126,7 +126,7 @@ impl LiveFlow {
             bytes: to - stream.next,
         };
         stats.holes += 1;
-        stats.hole_bytes += to - stream.next;
+        stats.hole_bytes = stats.hole_bytes.saturating_add(to - stream.next);
         stream.next = to;
         self.fingerprint.hole();
         self.emit(at, change, sink);

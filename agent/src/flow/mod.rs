@@ -22,6 +22,9 @@ mod release;
 mod stats;
 mod twin;
 
+#[cfg(test)]
+mod tests;
+
 pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
 pub use mapper::{Mapper, MapperConfig};
 pub use placeholder::placeholder;

@@ -121,6 +121,8 @@ impl Mapper {
         }
         if session.known.is_complete() || waiting.held.has_text() {
             self.release(key, now, sink);
+        } else {
+            self.take_waiting(key);
         }
     }
 

@@ -375,3 +375,7 @@ fn index(direction: Direction) -> usize {
         Direction::Received => 1,
     }
 }
+
+#[cfg(test)]
+#[path = "tracker_tests.rs"]
+mod tests;

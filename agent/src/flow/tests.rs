@@ -1,0 +1,679 @@
+//! The mapper against an oracle: whatever the order of text, losses, handshakes seen and time, every
+//! byte comes out at its exact place or in a hole, and the sink's rules hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
+use proptest::prelude::*;
+
+use super::wire::WireFact;
+use super::{Mapper, MapperConfig};
+use crate::clock::Clock;
+use crate::event::{
+    Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, MonotonicTime, ProcessInfo, SessionChange,
+    SessionEvent, SessionKey, Side, Tuple, WallTime,
+};
+
+const EPOCH: u64 = 1_700_000_000_000_000_000;
+const MS: u64 = 1_000_000;
+
+/// The byte that a side of a connection says at an offset.
+fn byte(connection: u8, from: Side, offset: u64) -> u8 {
+    let stream = u64::from(connection) * 2 + u64::from(from == Side::Server);
+    let mixed = (offset + (stream << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56).to_le_bytes()[0]
+}
+
+fn text(connection: u8, from: Side, offset: u64, length: u64) -> Vec<u8> {
+    (offset..offset + length)
+        .map(|offset| byte(connection, from, offset))
+        .collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Finished,
+    Reset,
+}
+
+#[derive(Debug)]
+struct Seen {
+    info: FlowInfo,
+    connection: u8,
+    began: WallTime,
+    last: WallTime,
+    next: HashMap<Side, u64>,
+    /// Bytes that came as text.
+    delivered: u64,
+    finished: Vec<Side>,
+    end: End,
+}
+
+/// Checks the rules of [`FlowSink`] and every byte.
+#[derive(Debug, Default)]
+struct Checker {
+    flows: HashMap<u64, Seen>,
+    order: Vec<u64>,
+}
+
+impl FlowSink for Checker {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        if let FlowChange::Begin(info) = event.change {
+            let seen = Seen {
+                info: info.clone(),
+                connection: u8::try_from(info.process.pid).unwrap(),
+                began: event.at,
+                last: event.at,
+                next: HashMap::from([(Side::Client, 0), (Side::Server, 0)]),
+                delivered: 0,
+                finished: Vec::new(),
+                end: End::Open,
+            };
+            assert!(self.flows.insert(event.flow, seen).is_none(), "begun twice");
+            self.order.push(event.flow);
+            return;
+        }
+        let flow = self.flows.get_mut(&event.flow).expect("begun");
+        assert!(event.at >= flow.last, "time goes back");
+        flow.last = event.at;
+        assert_eq!(flow.end, End::Open, "{:?} after the end", event.change);
+        match event.change {
+            FlowChange::Begin(_) => unreachable!(),
+            FlowChange::Data {
+                from,
+                offset,
+                bytes,
+            } => {
+                assert!(!flow.finished.contains(&from));
+                assert_eq!(flow.next[&from], offset);
+                assert!((1..=16_384).contains(&bytes.len()));
+                let expected = text(flow.connection, from, offset, bytes.len() as u64);
+                assert_eq!(bytes, expected, "wrong bytes at {offset} of {from:?}");
+                flow.delivered += bytes.len() as u64;
+                flow.next.insert(from, offset + bytes.len() as u64);
+            }
+            FlowChange::Hole {
+                from,
+                offset,
+                bytes,
+            } => {
+                assert!(!flow.finished.contains(&from));
+                assert_eq!(flow.next[&from], offset);
+                assert!(bytes > 0);
+                flow.next.insert(from, offset + bytes);
+            }
+            FlowChange::Finish { from } => {
+                assert!(!flow.finished.contains(&from));
+                flow.finished.push(from);
+                if flow.finished.len() == 2 {
+                    flow.end = End::Finished;
+                }
+            }
+            FlowChange::Reset { .. } => flow.end = End::Reset,
+        }
+    }
+}
+
+impl Checker {
+    fn only(&self) -> &Seen {
+        assert_eq!(self.order.len(), 1);
+        &self.flows[&self.order[0]]
+    }
+}
+
+fn tuple(connection: u8) -> Tuple {
+    Tuple {
+        client: ([10, 0, 0, connection], 40_000).into(),
+        server: ([10, 0, 1, 1], 443).into(),
+    }
+}
+
+fn randoms(connection: u8) -> ([u8; 32], [u8; 32]) {
+    ([connection.wrapping_add(1); 32], [200; 32])
+}
+
+fn done(connection: u8, role: Role) -> Meta<'static> {
+    let (client_random, server_random) = randoms(connection);
+    Meta {
+        handshake_done: true,
+        client_random: Some(client_random),
+        server_random: Some(server_random),
+        ..Meta::new(role)
+    }
+}
+
+fn with_socket(connection: u8, role: Role) -> Meta<'static> {
+    let tuple = tuple(connection);
+    Meta {
+        addresses: Some(match role {
+            Role::Client => (tuple.client, tuple.server),
+            Role::Server => (tuple.server, tuple.client),
+        }),
+        ..done(connection, role)
+    }
+}
+
+/// A mapper with a clock of its own and a checker behind it.
+struct Bench {
+    mapper: Mapper,
+    checker: Checker,
+    now: u64,
+}
+
+impl Bench {
+    fn new(config: MapperConfig) -> Self {
+        let clock = Clock::new(MonotonicTime(0), WallTime(EPOCH));
+        Self {
+            mapper: Mapper::new(config, clock),
+            checker: Checker::default(),
+            now: 0,
+        }
+    }
+
+    fn capturing() -> Self {
+        Self::new(MapperConfig {
+            capture: true,
+            ..MapperConfig::default()
+        })
+    }
+
+    fn at(&mut self, ms: u64) -> &mut Self {
+        self.now = ms * MS;
+        self.mapper
+            .expire(MonotonicTime(self.now), &mut self.checker);
+        self
+    }
+
+    fn event(&mut self, ring: u64, connection: u8, change: SessionChange<'_>) {
+        let event = SessionEvent {
+            session: SessionKey {
+                ring,
+                connection: u64::from(connection) + 1,
+            },
+            at: MonotonicTime(self.now),
+            change,
+        };
+        self.mapper
+            .session_event(event, MonotonicTime(self.now), &mut self.checker);
+    }
+
+    fn open(&mut self, ring: u64, connection: u8, meta: Meta<'_>) {
+        let process = Arc::new(ProcessInfo {
+            pid: connection.into(),
+            uid: 0,
+            name: "test".to_owned(),
+        });
+        let change = SessionChange::Open {
+            process: &process,
+            meta: &meta,
+        };
+        self.event(ring, connection, change);
+    }
+
+    fn update(&mut self, ring: u64, connection: u8, meta: Meta<'_>) {
+        self.event(ring, connection, SessionChange::Update { meta: &meta });
+    }
+
+    fn say(&mut self, ring: u64, connection: u8, role: Role, d: Direction, offset: u64, n: u64) {
+        let bytes = text(connection, Side::speaker(role, d), offset, n);
+        let change = SessionChange::Data {
+            direction: d,
+            offset,
+            bytes: &bytes,
+        };
+        self.event(ring, connection, change);
+    }
+
+    fn close(&mut self, ring: u64, connection: u8, reason: CloseReason) {
+        self.event(ring, connection, SessionChange::Close { reason });
+    }
+
+    fn wire(&mut self, connection: u8, tuple: Tuple) {
+        let (client, server) = randoms(connection);
+        let facts = [
+            WireFact::Syn { tuple, isn: 100 },
+            WireFact::ClientHello {
+                tuple,
+                sequence: 101,
+                random: client,
+            },
+            WireFact::ServerHello {
+                tuple,
+                random: server,
+            },
+        ];
+        for fact in facts {
+            self.mapper
+                .wire_fact(fact, MonotonicTime(self.now), &mut self.checker);
+        }
+    }
+}
+
+use Direction::{Received, Sent};
+
+#[test]
+fn a_socket_tells_and_both_sides_are_turned_right() {
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, with_socket(0, Role::Server));
+    bench.say(1, 0, Role::Server, Received, 0, 100);
+    bench.say(1, 0, Role::Server, Sent, 0, 200);
+    bench.close(1, 0, CloseReason::ReceivedEnd);
+    bench.close(1, 0, CloseReason::Free);
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Socket);
+    assert_eq!(flow.info.tuple, tuple(0));
+    assert_eq!(flow.next[&Side::Client], 100);
+    assert_eq!(flow.next[&Side::Server], 200);
+    assert_eq!(flow.finished, [Side::Client, Side::Server]);
+    assert_eq!(flow.began, WallTime(EPOCH));
+}
+
+#[test]
+fn free_finishes_the_local_side_first_and_abort_resets() {
+    let mut bench = Bench::new(MapperConfig::default());
+    for (connection, role) in [(0, Role::Client), (1, Role::Server)] {
+        bench.open(1, connection, with_socket(connection, role));
+        bench.close(1, connection, CloseReason::Free);
+    }
+    bench.open(1, 2, with_socket(2, Role::Client));
+    bench.close(1, 2, CloseReason::Abort);
+    bench.open(1, 3, with_socket(3, Role::Client));
+    bench.event(1, 3, SessionChange::Died);
+    let flows: Vec<_> = bench
+        .checker
+        .order
+        .iter()
+        .map(|f| &bench.checker.flows[f])
+        .collect();
+    assert_eq!(flows[0].finished, [Side::Client, Side::Server]);
+    assert_eq!(flows[1].finished, [Side::Server, Side::Client]);
+    assert_eq!(flows[2].end, End::Reset);
+    assert_eq!(flows[3].end, End::Reset);
+    assert_eq!(bench.mapper.live_flows(), 0);
+}
+
+#[test]
+fn the_wire_tells_before_or_after_the_text() {
+    for wire_first in [true, false] {
+        let mut bench = Bench::capturing();
+        if wire_first {
+            bench.wire(0, tuple(0));
+        }
+        bench.at(5).open(1, 0, done(0, Role::Client));
+        bench.at(6).say(1, 0, Role::Client, Sent, 0, 100);
+        if !wire_first {
+            assert_eq!(bench.mapper.oldest_held(), Some(WallTime(EPOCH + 5 * MS)));
+            bench.at(8).wire(0, tuple(0));
+        }
+        assert_eq!(bench.mapper.oldest_held(), None);
+        assert_eq!(bench.mapper.held_bytes(), 0);
+        let flow = bench.checker.only();
+        assert_eq!(flow.info.binding, Binding::Wire);
+        assert_eq!(flow.info.tuple, tuple(0));
+        assert_eq!(flow.info.clear_prefix, Some(0));
+        assert_eq!(flow.began, WallTime(EPOCH + 5 * MS));
+        assert_eq!(flow.last, WallTime(EPOCH + 6 * MS));
+    }
+}
+
+#[test]
+fn randoms_on_two_tuples_are_marked() {
+    let mut bench = Bench::capturing();
+    bench.wire(0, tuple(0));
+    bench.wire(0, tuple(9));
+    bench.open(1, 0, done(0, Role::Client));
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::WireAmbiguous);
+    assert_eq!(flow.info.tuple, tuple(0));
+}
+
+#[test]
+fn what_nobody_tells_gets_a_placeholder_after_the_bound() {
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, done(0, Role::Client));
+    bench.say(1, 0, Role::Client, Sent, 0, 100);
+    bench.at(499);
+    assert!(bench.checker.order.is_empty());
+    bench.at(500);
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+    assert_eq!(bench.mapper.stats().unbound, 1);
+    // Without capture there is nothing to wait for.
+    let mut bench = Bench::new(MapperConfig::default());
+    bench.open(1, 0, done(0, Role::Client));
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+}
+
+#[test]
+fn a_session_that_ended_meanwhile_still_gets_its_addresses() {
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, done(0, Role::Client));
+    bench.say(1, 0, Role::Client, Sent, 0, 100);
+    bench.close(1, 0, CloseReason::Free);
+    bench.at(20).wire(0, tuple(0));
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Wire);
+    assert_eq!(flow.end, End::Finished);
+    assert_eq!(flow.last, WallTime(EPOCH));
+}
+
+#[test]
+fn too_much_text_goes_out_unbound_and_whole() {
+    let mut bench = Bench::new(MapperConfig {
+        capture: true,
+        session_bytes: 100_000,
+        ..MapperConfig::default()
+    });
+    bench.open(1, 0, done(0, Role::Client));
+    for part in 0..20 {
+        bench.say(1, 0, Role::Client, Received, part * 10_000, 10_000);
+        assert!(bench.mapper.held_bytes() <= 100_000);
+    }
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Placeholder);
+    assert_eq!(flow.delivered, 200_000);
+    assert_eq!(bench.mapper.stats().unbound_for_space, 1);
+}
+
+#[test]
+fn early_data_waits_for_its_answer() {
+    let pending = Meta {
+        handshake_done: false,
+        server_random: None,
+        early: EarlyData::Pending,
+        ..with_socket(0, Role::Client)
+    };
+    for (early, delivered) in [(EarlyData::Accepted, 150), (EarlyData::Rejected, 50)] {
+        let mut bench = Bench::new(MapperConfig::default());
+        bench.open(1, 0, pending);
+        bench.say(1, 0, Role::Client, Sent, 0, 100);
+        assert!(bench.checker.order.is_empty());
+        let answered = Meta {
+            early,
+            ..with_socket(0, Role::Client)
+        };
+        bench.update(1, 0, answered);
+        let offset = if early == EarlyData::Accepted { 100 } else { 0 };
+        bench.say(1, 0, Role::Client, Sent, offset, 50);
+        let flow = bench.checker.only();
+        assert_eq!(flow.delivered, delivered);
+        assert_eq!(flow.info.early, early);
+        assert_eq!(bench.mapper.stats().early_rejected_bytes, 150 - delivered);
+    }
+    // Never answered: nobody knows whether it was read.
+    let mut bench = Bench::new(MapperConfig::default());
+    bench.open(1, 0, pending);
+    bench.say(1, 0, Role::Client, Sent, 0, 100);
+    bench.at(10_000).close(1, 0, CloseReason::Abort);
+    assert!(bench.checker.order.is_empty());
+    assert_eq!(bench.mapper.stats().early_unanswered_bytes, 100);
+    assert_eq!(bench.mapper.held_bytes(), 0);
+}
+
+#[test]
+fn a_failed_handshake_is_no_flow() {
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, Meta::new(Role::Client));
+    bench.at(5_000).close(1, 0, CloseReason::Free);
+    assert!(bench.checker.order.is_empty());
+    assert_eq!(bench.mapper.stats().handshakes_failed, 1);
+    assert_eq!(bench.mapper.oldest_held(), None);
+}
+
+#[test]
+fn other_transports_are_counted_and_never_forged() {
+    let mut bench = Bench::new(MapperConfig::default());
+    for (connection, transport) in [(0, Transport::Dtls), (1, Transport::Quic)] {
+        let meta = Meta {
+            transport,
+            ..with_socket(connection, Role::Client)
+        };
+        bench.open(1, connection, meta);
+        bench.say(1, connection, Role::Client, Sent, 0, 10);
+        bench.close(1, connection, CloseReason::Free);
+    }
+    assert!(bench.checker.order.is_empty());
+    let stats = bench.mapper.stats();
+    assert_eq!((stats.dtls, stats.quic, stats.not_forged_bytes), (1, 1, 20));
+}
+
+#[test]
+fn both_ends_come_out_once_and_are_compared() {
+    for other_text in [false, true] {
+        let mut bench = Bench::new(MapperConfig::default());
+        bench.open(1, 0, with_socket(0, Role::Client));
+        bench.open(2, 0, with_socket(0, Role::Server));
+        bench.say(1, 0, Role::Client, Sent, 0, 1000);
+        let connection = if other_text { 7 } else { 0 };
+        let bytes = text(connection, Side::Client, 0, 1000);
+        let (direction, offset) = (Received, 0);
+        let change = SessionChange::Data {
+            direction,
+            offset,
+            bytes: &bytes,
+        };
+        bench.event(2, 0, change);
+        bench.close(2, 0, CloseReason::Free);
+        bench.close(1, 0, CloseReason::Free);
+        assert_eq!(bench.checker.only().delivered, 1000);
+        let stats = bench.mapper.stats();
+        assert_eq!((stats.twins, stats.twin_bytes), (1, 1000));
+        assert_eq!(stats.twins_equal, u64::from(!other_text));
+        assert_eq!(stats.twins_different, u64::from(other_text));
+    }
+}
+
+#[test]
+fn the_second_end_may_come_when_the_first_is_over() {
+    let mut bench = Bench::new(MapperConfig::default());
+    for (ring, role) in [(1, Role::Client), (2, Role::Server)] {
+        bench.open(ring, 0, with_socket(0, role));
+        bench.close(ring, 0, CloseReason::Free);
+    }
+    assert_eq!(bench.checker.order.len(), 1);
+    assert_eq!(bench.mapper.stats().twins_equal, 1);
+    // Much later the same randoms would be somebody else's.
+    bench.at(70_000).open(3, 0, with_socket(0, Role::Server));
+    assert_eq!(bench.checker.order.len(), 2);
+}
+
+#[test]
+fn the_same_end_again_is_a_flow_with_another_id() {
+    let mut bench = Bench::new(MapperConfig::default());
+    for ring in [1, 2] {
+        bench.open(ring, 0, with_socket(0, Role::Client));
+        bench.close(ring, 0, CloseReason::Free);
+    }
+    let ids: Vec<_> = bench
+        .checker
+        .flows
+        .values()
+        .map(|flow| flow.info.id)
+        .collect();
+    assert_eq!(ids.len(), 2);
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[test]
+fn ids_are_the_same_on_every_host() {
+    let ids = [Role::Client, Role::Server].map(|role| {
+        let mut bench = Bench::new(MapperConfig {
+            seed: [u8::from(role == Role::Client); 16],
+            ..MapperConfig::default()
+        });
+        bench.open(5, 0, done(0, role));
+        bench.checker.only().info.id
+    });
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_child_goes_on_in_its_parents_flow() {
+    let mut bench = Bench::new(MapperConfig::default());
+    bench.open(1, 0, with_socket(0, Role::Server));
+    bench.say(1, 0, Role::Server, Received, 0, 10);
+    let child = Meta {
+        announcement: Announcement::Inherited,
+        offsets: (0, 10),
+        ..with_socket(0, Role::Server)
+    };
+    bench.open(2, 0, child);
+    bench.close(1, 0, CloseReason::Free);
+    bench.say(2, 0, Role::Server, Sent, 0, 20);
+    assert_eq!(bench.checker.only().end, End::Open);
+    bench.close(2, 0, CloseReason::Free);
+    let flow = bench.checker.only();
+    assert_eq!((flow.end, flow.delivered), (End::Finished, 30));
+}
+
+#[test]
+fn the_end_of_the_agent_lets_everything_go() {
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, done(0, Role::Client));
+    bench.say(1, 0, Role::Client, Sent, 0, 10);
+    let Bench {
+        mapper, checker, ..
+    } = &mut bench;
+    mapper.finish(MonotonicTime(MS), checker);
+    assert_eq!(checker.only().delivered, 10);
+    assert_eq!(checker.only().end, End::Open);
+    assert_eq!(mapper.held_bytes(), 0);
+}
+
+/// A step of the property test below.
+#[derive(Clone, Debug)]
+enum Step {
+    Say(u8, bool, bool, u64),
+    Lose(u8, bool, bool, u64),
+    Complete(u8, bool),
+    Wire(u8),
+    Close(u8, bool, u8),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let connection = 0u8..3;
+    let flag = any::<bool>;
+    let step = prop_oneof![
+        8 => (connection.clone(), flag(), flag(), 1u64..3000).prop_map(|(c, e, d, n)| Step::Say(c, e, d, n)),
+        2 => (connection.clone(), flag(), flag(), 1u64..3000).prop_map(|(c, e, d, n)| Step::Lose(c, e, d, n)),
+        2 => (connection.clone(), flag()).prop_map(|(c, e)| Step::Complete(c, e)),
+        1 => connection.clone().prop_map(Step::Wire),
+        2 => (connection, flag(), 0u8..5).prop_map(|(c, e, reason)| Step::Close(c, e, reason)),
+        2 => (1u64..700).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// One end of a connection as the test drives it.
+#[derive(Default)]
+struct EndState {
+    next: [u64; 2],
+    ended: [bool; 2],
+    over: bool,
+    said: u64,
+    lost: u64,
+}
+
+proptest! {
+    #[test]
+    fn every_byte_is_in_its_place_or_in_a_hole(
+        steps in steps(),
+        capture in any::<bool>(),
+        session_bytes in prop::sample::select(vec![2_000usize, 20_000, 1 << 22]),
+        sockets in any::<[bool; 6]>(),
+    ) {
+        let mut bench = Bench::new(MapperConfig {
+            capture,
+            session_bytes,
+            total_bytes: 3 * session_bytes,
+            ..MapperConfig::default()
+        });
+        let mut ends: Vec<EndState> = (0..6).map(|_| EndState::default()).collect();
+        let role = |end: bool| if end { Role::Server } else { Role::Client };
+        let ring = |end: bool| 1 + u64::from(end);
+        for connection in 0..3 {
+            for end in [false, true] {
+                let mut meta = Meta::new(role(end));
+                if sockets[usize::from(connection * 2 + u8::from(end))] {
+                    meta.addresses = with_socket(connection, role(end)).addresses;
+                }
+                bench.open(ring(end), connection, meta);
+            }
+        }
+        let mut ms = 0;
+        for step in steps {
+            match step {
+                Step::Say(c, e, d, n) | Step::Lose(c, e, d, n) => {
+                    let state = &mut ends[usize::from(c * 2 + u8::from(e))];
+                    let d = if d { Sent } else { Received };
+                    if state.over || state.ended[d as usize] {
+                        continue;
+                    }
+                    let from = state.next[d as usize];
+                    state.next[d as usize] += n;
+                    if matches!(step, Step::Say(..)) {
+                        state.said += n;
+                        bench.say(ring(e), c, role(e), d, from, n);
+                    } else {
+                        state.lost += n;
+                        let change = SessionChange::Lost { direction: d, from, to: from + n };
+                        bench.event(ring(e), c, change);
+                    }
+                }
+                Step::Complete(c, e) => bench.update(ring(e), c, done(c, role(e))),
+                Step::Wire(c) => bench.wire(c, tuple(c)),
+                Step::Close(c, e, reason) => {
+                    let state = &mut ends[usize::from(c * 2 + u8::from(e))];
+                    if state.over {
+                        continue;
+                    }
+                    match reason {
+                        0 => state.ended[0] = true,
+                        1 => state.ended[1] = true,
+                        _ => state.over = true,
+                    }
+                    match reason {
+                        0 => bench.close(ring(e), c, CloseReason::SentEnd),
+                        1 => bench.close(ring(e), c, CloseReason::ReceivedEnd),
+                        2 => bench.close(ring(e), c, CloseReason::Free),
+                        3 => bench.close(ring(e), c, CloseReason::Abort),
+                        _ => bench.event(ring(e), c, SessionChange::Died),
+                    }
+                }
+                Step::Wait(more) => {
+                    ms += more;
+                    bench.at(ms);
+                }
+            }
+            let charged: usize = bench.mapper.held_bytes();
+            // Holes are taken beyond the bound: a few entries a session.
+            prop_assert!(charged <= 3 * session_bytes + 6 * 8 * 56, "{charged}");
+        }
+        let Bench { mapper, checker, now } = &mut bench;
+        mapper.finish(MonotonicTime(*now + 1), checker);
+        prop_assert_eq!(mapper.held_bytes(), 0);
+        prop_assert_eq!(mapper.oldest_held(), None);
+        // Everything that was said is text or counted; everything that was lost is a hole.
+        let stats = *mapper.stats();
+        let said: u64 = ends.iter().map(|end| end.said).sum();
+        let elsewhere = stats.twin_bytes + stats.unknown_bytes + stats.after_end_bytes
+            + stats.overlapping_bytes;
+        prop_assert_eq!(stats.bytes + elsewhere, said);
+        let delivered: u64 = checker.flows.values().map(|flow| flow.delivered).sum();
+        prop_assert_eq!(delivered, stats.bytes);
+        prop_assert_eq!(stats.twins_different, 0);
+        let lost: u64 = ends.iter().map(|end| end.lost).sum();
+        prop_assert!(stats.hole_bytes <= lost);
+        for flow in checker.flows.values() {
+            let end = flow.info.role == Role::Server;
+            let state = &ends[usize::from(flow.connection * 2 + u8::from(end))];
+            for direction in [Sent, Received] {
+                let side = Side::speaker(flow.info.role, direction);
+                prop_assert_eq!(flow.next[&side], state.next[direction as usize]);
+            }
+            prop_assert_eq!(flow.end != End::Open, state.over || state.ended == [true; 2]);
+        }
+    }
+}
