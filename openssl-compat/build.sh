@@ -45,8 +45,8 @@ configure_flags=(
     "LDFLAGS=-Wl,-z,relro -Wl,-z,now -static-libgcc"
 )
 case $(uname -m) in
-    x86_64) configure_flags+=(linux-x86_64 enable-ec_nistp_64_gcc_128) ;;
-    aarch64) configure_flags+=(linux-aarch64) ;;
+    x86_64) configure_flags+=(linux-x86_64 --libdir=lib/x86_64-linux-gnu enable-ec_nistp_64_gcc_128) ;;
+    aarch64) configure_flags+=(linux-aarch64 --libdir=lib/aarch64-linux-gnu) ;;
     *) echo "build.sh: no configuration for $(uname -m): add one beside linux-x86_64" >&2; exit 1 ;;
 esac
 
@@ -151,26 +151,26 @@ find_source() {
 
 # The patched and compiled tree, $tree; kept under a key of all that goes into it.
 compile() {
-    local key work patch targets
+    local key patch
     key=$({
         sha256 "$tarball"
         cat "$here/patches/$series"/*.patch "$root/include/mirror_hook.h"
         echo "${configure_flags[@]}"
         gcc --version
     } | sha256 | cut -c1-16)
+    # Made in its final place, since Configure writes that into its results; finished once `complete` is there.
     tree=$cache/tree-$key
-    if [[ -d $tree ]]; then
+    if [[ -e $tree/complete ]]; then
         touch "$tree"
         return
     fi
-    rm -rf "$cache"/work-*
-    work=$cache/work-$$
-    mkdir "$work"
-    run "unpacking $(basename "$tarball")" tar xzf "$tarball" -C "$work" --strip-components=1 --no-same-owner
-    grep -qx 'MAJOR=3' "$work/VERSION.dat" && grep -qx 'MINOR=0' "$work/VERSION.dat" ||
+    rm -rf "$tree"
+    mkdir "$tree"
+    run "unpacking $(basename "$tarball")" tar xzf "$tarball" -C "$tree" --strip-components=1 --no-same-owner
+    grep -qx 'MAJOR=3' "$tree/VERSION.dat" && grep -qx 'MINOR=0' "$tree/VERSION.dat" ||
         die "$tarball isn't OpenSSL $series"
-    cp "$root/include/mirror_hook.h" "$work/include/"
-    cd "$work"
+    cp "$root/include/mirror_hook.h" "$tree/include/"
+    cd "$tree"
     for patch in "$here/patches/$series"/*.patch; do
         run "applying $(basename "$patch")" patch -p1 --fuzz=0 -i "$patch"
     done
@@ -181,8 +181,8 @@ compile() {
     ln -sf libcrypto.so.3 libcrypto.so
     run "compiling libssl (about 30 s)" link_libssl ""
     rm -f libssl.so libssl.so.3
+    touch complete
     cd "$root"
-    mv "$work" "$tree"
     # Of older trees keep two.
     find "$cache" -maxdepth 1 -name 'tree-*' -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d' ' -f2- | xargs -r rm -rf
 }
@@ -205,7 +205,7 @@ compile_hook() {
 
 link_with_hook() {
     local key
-    key=$(echo "$tree $(sha256 "$archive" "${BASH_SOURCE[0]}")" | sha256 | cut -c1-16)
+    key=$(echo "$tree $(sha256 "$archive" "$here/build.sh")" | sha256 | cut -c1-16)
     library=$cache/lib-$key/libssl.so.3
     if [[ ! -e $library ]]; then
         cd "$tree"

@@ -194,6 +194,27 @@ static void abandoned_write(void)
     ends_free(&ends);
 }
 
+/*
+ * A handshake message of several records that finds no room, in a call that
+ * has clear text to write: its sent records aren't the application's.
+ */
+static void big_handshake_in_write(void)
+{
+    struct ends ends;
+    int i;
+
+    ends_contexts(&ends, TLS_method(), TLS1_2_VERSION);
+    for (i = 0; i < 120; i++)
+        CHECK(SSL_CTX_add1_chain_cert(ends.server_ctx, SSL_CTX_get0_certificate(ends.server_ctx)));
+    ends_join(&ends, PAIR_BYTES);
+    SSL_set_mode(ends.server, SSL_MODE_NO_AUTO_CHAIN);
+    SSL_do_handshake(ends.client);
+    ends_send(&ends, ends.server, pattern(20, 40000), 40000);
+    ends_send(&ends, ends.client, pattern(21, 10), 10);
+    ends_judge(&ends, 0);
+    ends_free(&ends);
+}
+
 static void bio_f_ssl(void)
 {
     struct ends ends;
@@ -347,6 +368,7 @@ const struct test_case cases[] = {
     { "retried_multiblock", retried_multiblock },
     { "moving_buffer", moving_buffer },
     { "abandoned_write", abandoned_write },
+    { "big_handshake_in_write", big_handshake_in_write },
     { "bio_f_ssl", bio_f_ssl },
     { "async_mode", async_mode },
     { "async_pauses", async_pauses },

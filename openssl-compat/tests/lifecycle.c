@@ -81,6 +81,37 @@ static void facts(int version)
 static void facts_tls12(void) { facts(TLS1_2_VERSION); }
 static void facts_tls13(void) { facts(TLS1_3_VERSION); }
 
+/* The counts are those of the transport, below whatever filters there are: with what passed before TLS. */
+static void filter_bios(void)
+{
+    struct ends ends;
+    SSL *ssl[2];
+    BIO *bottom[2], *top;
+    char line[10];
+    int i;
+
+    ends_contexts(&ends, TLS_method(), TLS1_3_VERSION);
+    ends_join(&ends, PAIR_BYTES);
+    ssl[0] = ends.client;
+    ssl[1] = ends.server;
+    CHECK(BIO_write(SSL_get_wbio(ssl[0]), "STARTTLS\r\n", 10) == 10);
+    CHECK(BIO_read(SSL_get_rbio(ssl[1]), line, 10) == 10);
+    for (i = 0; i < 2; i++) {
+        bottom[i] = SSL_get_rbio(ssl[i]);
+        BIO_up_ref(bottom[i]);
+        top = BIO_push(BIO_new(BIO_f_buffer()), bottom[i]);
+        SSL_set_bio(ssl[i], top, top);
+    }
+    ends_handshake(&ends);
+    RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->open.wire_written == BIO_number_written(bottom[0]));
+    RECORDED(recorded(MIRROR_HOOK_SERVER, 0)->open.wire_read == BIO_number_read(bottom[1]));
+    CHECK(SSL_write(ends.client, "buffered", 8) == 8 && BIO_flush(SSL_get_wbio(ends.client)) == 1);
+    ends_wrote(&ends, ends.client, "buffered", 8);
+    ends_drain(&ends);
+    ends_judge(&ends, 0);
+    ends_free(&ends);
+}
+
 static void resumed(void)
 {
     struct ends ends;
@@ -324,6 +355,75 @@ static void unexpected_eof(long options, const char *server)
 static void eof(void) { unexpected_eof(0, "ORFC"); }
 static void eof_ignored(void) { unexpected_eof((long)SSL_OP_IGNORE_UNEXPECTED_EOF, "ORFSC"); }
 
+static int own_read(BIO *bio, char *out, int length)
+{
+    BIO *next = BIO_get_data(bio);
+    int got = BIO_read(next, out, length);
+
+    BIO_clear_retry_flags(bio);
+    if (got > 0)
+        return got;
+    /* The pair has a close of its own; without it there is just nothing yet. */
+    if (BIO_should_retry(next)) {
+        BIO_set_retry_read(bio);
+        return -1;
+    }
+    return 0;
+}
+
+static int own_write(BIO *bio, const char *data, int length)
+{
+    BIO_clear_retry_flags(bio);
+    return BIO_write(BIO_get_data(bio), data, length);
+}
+
+static long own_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio, (void)number, (void)pointer;
+    return command == BIO_CTRL_FLUSH;
+}
+
+static int own_create(BIO *bio)
+{
+    BIO_set_init(bio, 1);
+    return 1;
+}
+
+/* A BIO made by the application which doesn't tell end of file but by a read of 0, as curl's. */
+static void own_bio(int shut_down_first, const char *client)
+{
+    BIO_METHOD *method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "own");
+    struct ends ends;
+    BIO *pair, *own;
+
+    CHECK(BIO_meth_set_read(method, own_read) && BIO_meth_set_write(method, own_write)
+        && BIO_meth_set_ctrl(method, own_ctrl) && BIO_meth_set_create(method, own_create));
+    ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
+    pair = SSL_get_rbio(ends.client);
+    BIO_up_ref(pair);
+    own = BIO_new(method);
+    BIO_set_data(own, pair);
+    SSL_set_bio(ends.client, own, own);
+    ends_handshake(&ends);
+    exchange(&ends);
+    if (shut_down_first)
+        CHECK(SSL_shutdown(ends.client) == 0);
+    (void)BIO_shutdown_wr(SSL_get_wbio(ends.server));
+    errno = 0;
+    if (shut_down_first)
+        CHECK(SSL_shutdown(ends.client) == -1);
+    else
+        ends_drain(&ends);
+    ends_judge(&ends, 0);
+    ends_free(&ends);
+    check_calls(client, "ORSC");
+    BIO_free(pair);
+    BIO_meth_free(method);
+}
+
+static void eof_of_own_bio(void) { own_bio(0, "OSRFC"); }
+static void eof_of_own_bio_in_shutdown(void) { own_bio(1, "OSREFC"); }
+
 static void reset(void)
 {
     struct ends ends;
@@ -427,6 +527,7 @@ static void dtls(void)
 const struct test_case cases[] = {
     { "facts_tls12", facts_tls12 },
     { "facts_tls13", facts_tls13 },
+    { "filter_bios", filter_bios },
     { "resumed", resumed },
     { "sockets", sockets },
     { "error_queue", error_queue },
@@ -438,6 +539,8 @@ const struct test_case cases[] = {
     { "free_without_shutdown", free_without_shutdown },
     { "eof", eof },
     { "eof_ignored", eof_ignored },
+    { "eof_of_own_bio", eof_of_own_bio },
+    { "eof_of_own_bio_in_shutdown", eof_of_own_bio_in_shutdown },
     { "reset", reset },
     { "bad_record", bad_record },
     { "failed_handshake", failed_handshake },
