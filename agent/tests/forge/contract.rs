@@ -194,7 +194,7 @@ impl PacketSink for Full {
 #[test]
 fn the_first_error_of_the_sink_is_kept_and_the_last_word() {
     let mut forger = Forger::new(config(), Full(4));
-    let mut tell = |forger: &mut Forger<Full>, change: Change| {
+    let tell = |forger: &mut Forger<Full>, change: Change| {
         forger.flow_event(FlowEvent {
             flow: 1,
             at: WallTime(0),
