@@ -78,8 +78,10 @@ EOF
     [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
     # perl-base alone has perl, but not what Configure uses.
     perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
-    libcrypto=$(gcc -print-file-name=libcrypto.so.3 2>/dev/null || true)
-    [[ $libcrypto == /* ]] || missing+=(libssl3)
+    if command -v gcc >/dev/null; then
+        libcrypto=$(gcc -print-file-name=libcrypto.so.3)
+        [[ $libcrypto == /* ]] || missing+=(libssl3)
+    fi
     ((${#missing[@]} == 0)) || die "missing Debian packages. Next: apt-get install ${missing[*]}"
 }
 
@@ -90,11 +92,11 @@ source_entries() {
     local codename
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
     find /etc/apt/sources.list.d -name '*.sources' -exec awk -v RS= -v name="$codename" '
-        /(^|\n)Types:[^\n]*deb/ && $0 ~ "(^|\n)Suites:[^\n]*[ ]" name &&
+        /(^|\n)Types:[^\n]*deb/ && $0 ~ "(^|\n)Suites:[^\n]*[ ]" name "(-updates|-security)?([ \n]|$)" &&
         /(^|\n)Components:[^\n]* main/ && !/(^|\n)Enabled: *no/ {
             sub(/Types:[^\n]*/, "Types: deb-src"); print $0 "\n" }' {} + >"$1/debian.sources" || true
     find /etc/apt/sources.list /etc/apt/sources.list.d/ -name '*.list' -exec cat {} + 2>/dev/null |
-        awk -v name="$codename" '$1 == "deb" && $0 ~ " " name "[-/a-z]* .*main" {
+        awk -v name="$codename" '$1 == "deb" && $0 ~ " " name "(-updates|-security)? .*main" {
             sub(/^deb/, "deb-src"); print }' >"$1/debian.list" || true
 }
 
@@ -138,8 +140,8 @@ Next: add a newer release and its sha256 to pins() in $here/build.sh, or set OPE
 find_source() {
     local version hash
     if [[ -n ${OPENSSL_TARBALL:-} ]]; then
-        tarball=$OPENSSL_TARBALL
-        [[ -r $tarball ]] || die "OPENSSL_TARBALL=$tarball can't be read"
+        [[ -r $OPENSSL_TARBALL ]] || die "OPENSSL_TARBALL=$OPENSSL_TARBALL can't be read"
+        tarball=$(realpath "$OPENSSL_TARBALL")
         return
     fi
     while read -r version hash; do
@@ -238,6 +240,7 @@ esac
 export LC_ALL=C
 unset MAKEFLAGS MFLAGS MAKELEVEL
 mkdir -p "$cache/sources"
+cache=$(cd "$cache" && pwd)
 log=$cache/build.log
 check_tools
 [[ -n $objects_only ]] || compile_hook
