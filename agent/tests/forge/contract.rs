@@ -82,6 +82,24 @@ fn a_new_flow_begins_behind_the_end_of_the_one_that_it_supersedes() {
 }
 
 #[test]
+fn the_end_of_a_superseded_flow_leaves_its_endpoints_to_the_next() {
+    let (recorder, stats) = forge(&[
+        (1, 1, begin(1)),
+        (2, 2, begin(2)),
+        (1, 3, Change::Reset { by: Server }),
+        // The second flow still holds them, and is superseded in its turn.
+        (3, 4, begin(3)),
+        (3, 5, Change::Reset { by: Client }),
+        (2, 6, Change::Reset { by: Client }),
+    ]);
+    let read = reader::read(&recorder.0, 1500);
+    assert_eq!(
+        (read.len(), stats.flows_superseded, stats.resets),
+        (3, 2, 3)
+    );
+}
+
+#[test]
 fn the_same_session_told_again_has_other_numbers() {
     let once = |flow| {
         [
