@@ -1,0 +1,114 @@
+//! The programs that are mirrored.
+
+use std::io::Read;
+
+use agent::event::Side;
+use mirror_hook::event::{Direction, Meta, Role};
+use mirror_hook::hook::{Conn, Info, Mirror, handshake};
+
+/// The variable that makes this binary such a program.
+pub(crate) const SCRIPT: &str = "SSLCOLLECTOR_TEST_SCRIPT";
+/// Connections of a talk.
+pub(crate) const TALKS: usize = 5;
+/// What the client says in each; the server says twice as much.
+pub(crate) const TALK_BYTES: u64 = 40_000;
+/// What is said in a flood.
+pub(crate) const FLOOD_BYTES: u64 = 4_000_000;
+
+/// The bytes that a side says, whoever does.
+pub(crate) fn text(from: Side, offset: u64, length: u64) -> Vec<u8> {
+    let side = u64::from(from == Side::Server) << 40;
+    (offset..offset + length)
+        .map(|offset| {
+            let mixed = (offset + side).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (mixed >> 56).to_le_bytes()[0]
+        })
+        .collect()
+}
+
+#[test]
+fn runs_the_script() {
+    match std::env::var(SCRIPT).as_deref() {
+        Ok("talk") => {
+            handshake();
+            wait();
+            (0..TALKS).for_each(talk);
+        }
+        Ok("hasty") => (0..TALKS).for_each(talk),
+        Ok("flood") => flood(),
+        Ok("killed") => killed(),
+        _ => {} // an ordinary run of the tests
+    }
+}
+
+fn opened(number: usize, role: Role) -> Conn {
+    handshake();
+    let mut conn = Conn::new();
+    // Different in each process, or two of them would be the two ends of one connection.
+    let mut random = [u8::try_from(number).unwrap(); 32];
+    random[..4].copy_from_slice(&std::process::id().to_le_bytes());
+    let meta = Meta {
+        handshake_done: true,
+        client_random: Some(random),
+        server_random: Some([1; 32]),
+        sni: b"example.com",
+        ..Meta::new(role)
+    };
+    conn.open(&Info { meta, socket: None });
+    conn
+}
+
+/// Until the test says so.
+fn wait() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+fn talk(number: usize) {
+    let role = if number % 2 == 0 {
+        Role::Client
+    } else {
+        Role::Server
+    };
+    let mut conn = opened(number, role);
+    let (mut client, mut server) = (0, 0);
+    while client < TALK_BYTES {
+        let length = (TALK_BYTES - client).min(1 + client / 3);
+        let (asked, answered) = (
+            text(Side::Client, client, length),
+            text(Side::Server, server, 2 * length),
+        );
+        match role {
+            Role::Client => {
+                conn.sent(&asked);
+                conn.received(&answered);
+            }
+            Role::Server => {
+                conn.received(&asked);
+                conn.sent(&answered);
+            }
+        }
+        client += length;
+        server += 2 * length;
+    }
+    conn.end(Direction::Sent);
+    conn.close();
+}
+
+fn flood() {
+    let mut conn = opened(0, Role::Client);
+    wait();
+    let mut offset = 0;
+    while offset < FLOOD_BYTES {
+        let length = 10_000.min(FLOOD_BYTES - offset);
+        conn.received(&text(Side::Server, offset, length));
+        offset += length;
+    }
+    conn.close();
+}
+
+fn killed() {
+    let mut conn = opened(0, Role::Client);
+    conn.sent(&text(Side::Client, 0, TALK_BYTES));
+    let me = rustix::process::getpid();
+    rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
+}
