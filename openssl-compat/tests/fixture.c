@@ -192,6 +192,24 @@ void ends_judge(struct ends *ends, int n)
     CHECK(bytes_equal(&server->text[MIRROR_HOOK_SENT], &ends->at_client));
 }
 
+void ends_check_calls(const char *client, const char *server)
+{
+    struct recording *told[2] = { recorded(MIRROR_HOOK_CLIENT, 0), recorded(MIRROR_HOOK_SERVER, 0) };
+
+    if (!recorder_present || !CHECK(told[0] != NULL && told[1] != NULL))
+        return;
+    if (client != NULL && !CHECK(strcmp(told[0]->calls, client) == 0))
+        fprintf(stderr, "    client's calls: %s, not %s\n", told[0]->calls, client);
+    if (!CHECK(strcmp(told[1]->calls, server) == 0))
+        fprintf(stderr, "    server's calls: %s, not %s\n", told[1]->calls, server);
+}
+
+void ends_exchange(struct ends *ends)
+{
+    ends_send(ends, ends->client, pattern(1, 300), 300);
+    ends_send(ends, ends->server, pattern(2, 5000), 5000);
+}
+
 const unsigned char *pattern(unsigned seed, size_t length)
 {
     static unsigned char space[4][1 << 20];

@@ -53,6 +53,11 @@ void ends_wrote(struct ends *ends, SSL *from, const void *data, size_t length);
 /* Compares what was read with what was written, and all that was recorded of the n-th connection with both. */
 void ends_judge(struct ends *ends, int n);
 
+/* Some text in both directions. */
+void ends_exchange(struct ends *ends);
+/* The calls told of the first connection, by either end, where there are recordings. NULL: it doesn't matter. */
+void ends_check_calls(const char *client, const char *server);
+
 /* `length` bytes which tell their place; never equal at two places nearby. */
 const unsigned char *pattern(unsigned seed, size_t length);
 

@@ -27,7 +27,7 @@ find "$tree" -name 'libssl-shlib-*.o' -exec ar qcs "$work/libssl.a" {} +
 for part in fixture recorder; do
     cc -c "$here/$part.c" -o "$work/$part.o"
 done
-for program in data early lifecycle; do
+for program in data early facts endings; do
     cc "$here/$program.c" "$work"/{fixture,recorder}.o "$work/libssl.a" "$tree/libcrypto.so.3" -o "$work/$program-recorded"
     cc "$here/$program.c" "$work"/{fixture,recorder}.o "$library" "$tree/libcrypto.so.3" -o "$work/$program"
     report "$program" recorder "$work/$program-recorded"

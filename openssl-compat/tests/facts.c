@@ -1,32 +1,12 @@
-/* What is told of a connection besides its text: beginning, facts, and the ways in which it ends. */
+/* What is told of a connection besides its text and its end. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "fixture.h"
 
 #define PAIR_BYTES 20000
-
-/* The two recordings' calls, compared where there are recordings. NULL: it doesn't matter. */
-static void check_calls(const char *client, const char *server)
-{
-    struct recording *told[2] = { recorded(MIRROR_HOOK_CLIENT, 0), recorded(MIRROR_HOOK_SERVER, 0) };
-
-    if (!recorder_present || !CHECK(told[0] != NULL && told[1] != NULL))
-        return;
-    if (client != NULL && !CHECK(strcmp(told[0]->calls, client) == 0))
-        fprintf(stderr, "    client's calls: %s, not %s\n", told[0]->calls, client);
-    if (!CHECK(strcmp(told[1]->calls, server) == 0))
-        fprintf(stderr, "    server's calls: %s, not %s\n", told[1]->calls, server);
-}
-
-static void exchange(struct ends *ends)
-{
-    ends_send(ends, ends->client, pattern(1, 300), 300);
-    ends_send(ends, ends->server, pattern(2, 5000), 5000);
-}
 
 static int choose_http11(SSL *ssl, const unsigned char **out, unsigned char *outlen,
     const unsigned char *in, unsigned int inlen, void *arg)
@@ -73,9 +53,9 @@ static void facts(int version)
             && memcmp(random, told[i]->server_random, 32) == 0);
     }
     RECORDED(recorder_handshakes == 2);
-    check_calls("O", "O");
+    ends_check_calls("O", "O");
     ends_free(&ends);
-    check_calls("OC", "OC");
+    ends_check_calls("OC", "OC");
 }
 
 static void facts_tls12(void) { facts(TLS1_2_VERSION); }
@@ -120,7 +100,7 @@ static void resumed(void)
     ends_contexts(&ends, TLS_method(), TLS1_3_VERSION);
     ends_join(&ends, PAIR_BYTES);
     ends_handshake(&ends);
-    exchange(&ends);
+    ends_exchange(&ends);
     session = SSL_get1_session(ends.client);
     SSL_shutdown(ends.client);
     SSL_shutdown(ends.server);
@@ -129,7 +109,7 @@ static void resumed(void)
     ends_join(&ends, PAIR_BYTES);
     SSL_set_session(ends.client, session);
     ends_handshake(&ends);
-    exchange(&ends);
+    ends_exchange(&ends);
     ends_judge(&ends, 0);
     RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->open.flags & MIRROR_HOOK_RESUMED);
     RECORDED(recorded(MIRROR_HOOK_SERVER, 0)->open.flags & MIRROR_HOOK_RESUMED);
@@ -206,7 +186,7 @@ static void renegotiation(void)
     ends_join(&ends, PAIR_BYTES);
     ends_handshake(&ends);
     SSL_get_client_random(ends.client, first, 32);
-    exchange(&ends);
+    ends_exchange(&ends);
     CHECK(SSL_renegotiate(ends.client) == 1);
     while (SSL_renegotiate_pending(ends.client) && ++rounds < 100) {
         SSL_do_handshake(ends.client);
@@ -214,10 +194,10 @@ static void renegotiation(void)
     }
     SSL_get_client_random(ends.client, now, 32);
     CHECK(memcmp(first, now, 32) != 0);
-    exchange(&ends);
+    ends_exchange(&ends);
     ends_judge(&ends, 0);
     RECORDED(memcmp(recorded(MIRROR_HOOK_CLIENT, 0)->client_random, first, 32) == 0);
-    check_calls("OSRSR", "ORSRS");
+    ends_check_calls("OSRSR", "ORSRS");
     ends_free(&ends);
 }
 
@@ -240,7 +220,7 @@ static void renegotiation_then_open(void)
         ends_drain(&ends);
     }
     recorder_off = 0;
-    exchange(&ends);
+    ends_exchange(&ends);
     ends_judge(&ends, 0);
     RECORDED(memcmp(recorded(MIRROR_HOOK_CLIENT, 0)->client_random, first, 32) == 0);
     ends_free(&ends);
@@ -252,14 +232,14 @@ static void key_update(void)
 
     ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
     ends_handshake(&ends);
-    exchange(&ends);
+    ends_exchange(&ends);
     CHECK(SSL_key_update(ends.client, SSL_KEY_UPDATE_REQUESTED) == 1);
-    exchange(&ends);
+    ends_exchange(&ends);
     CHECK(SSL_key_update(ends.server, SSL_KEY_UPDATE_NOT_REQUESTED) == 1);
     CHECK(SSL_do_handshake(ends.server) == 1);
-    exchange(&ends);
+    ends_exchange(&ends);
     ends_judge(&ends, 0);
-    check_calls("OSRSRSR", "ORSRSRS");
+    ends_check_calls("OSRSRSR", "ORSRSRS");
     ends_free(&ends);
 }
 
@@ -271,14 +251,14 @@ static void clear_and_reuse(void)
 
     ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
     ends_handshake(&ends);
-    exchange(&ends);
+    ends_exchange(&ends);
     ends_judge(&ends, 0);
     bytes_free(&ends.from_client);
     bytes_free(&ends.from_server);
     bytes_free(&ends.at_client);
     bytes_free(&ends.at_server);
     CHECK(SSL_clear(ends.client) == 1 && SSL_clear(ends.server) == 1);
-    check_calls("OSRC", "ORSC");
+    ends_check_calls("OSRC", "ORSC");
     BIO_new_bio_pair(&client, PAIR_BYTES, &server, PAIR_BYTES);
     SSL_set_bio(ends.client, client, client);
     SSL_set_bio(ends.server, server, server);
@@ -288,196 +268,6 @@ static void clear_and_reuse(void)
     ends_free(&ends);
     RECORDED(recorded(MIRROR_HOOK_CLIENT, 1)->closes == 1);
     RECORDED(recorded(MIRROR_HOOK_CLIENT, 2) == NULL);
-}
-
-static void half_close(void)
-{
-    struct ends ends;
-
-    ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
-    ends_handshake(&ends);
-    ends_send(&ends, ends.client, "a question", 10);
-    CHECK(SSL_shutdown(ends.client) == 0);
-    ends_drain(&ends);
-    CHECK(SSL_get_shutdown(ends.server) == SSL_RECEIVED_SHUTDOWN);
-    check_calls("OSE", "ORF");
-    CHECK(SSL_write(ends.server, "an answer", 9) == 9);
-    ends_wrote(&ends, ends.server, "an answer", 9);
-    ends_drain(&ends);
-    CHECK(SSL_shutdown(ends.server) == 1);
-    CHECK(SSL_shutdown(ends.client) == 1);
-    ends_judge(&ends, 0);
-    ends_free(&ends);
-    check_calls("OSERFC", "ORFSEC");
-}
-
-static void free_without_shutdown(void)
-{
-    struct ends ends;
-
-    ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
-    ends_handshake(&ends);
-    exchange(&ends);
-    SSL_up_ref(ends.client);
-    SSL_free(ends.client);
-    check_calls("OSR", "ORS");
-    ends_free(&ends);
-    check_calls("OSRC", "ORSC");
-}
-
-/* Neither end has sent close_notify; TCP alone says that there is no more. */
-static void unexpected_eof(long options, const char *server)
-{
-    struct ends ends;
-    int fds[2], rounds = 0;
-
-    ends_contexts(&ends, TLS_method(), TLS1_3_VERSION);
-    SSL_CTX_set_num_tickets(ends.server_ctx, 0);
-    SSL_CTX_set_options(ends.server_ctx, (uint64_t)options);
-    ends_join_tcp(&ends, fds);
-    ends_handshake(&ends);
-    CHECK(SSL_write(ends.client, "last words", 10) == 10);
-    ends_wrote(&ends, ends.client, "last words", 10);
-    shutdown(fds[0], SHUT_WR);
-    do {
-        ends_drain(&ends);
-    } while (ends.at_server.length < 10 && ++rounds < 1000000);
-    ends_drain(&ends);
-    /* A second look at the broken connection tells nothing new. */
-    CHECK(SSL_write(ends.server, "x", 1) <= 0 || options != 0);
-    ends_free(&ends);
-    /* The client may or may not read the alert by which a server answers. */
-    check_calls(NULL, server);
-    close(fds[0]);
-    close(fds[1]);
-}
-
-static void eof(void) { unexpected_eof(0, "ORFC"); }
-static void eof_ignored(void) { unexpected_eof((long)SSL_OP_IGNORE_UNEXPECTED_EOF, "ORFSC"); }
-
-static int own_read(BIO *bio, char *out, int length)
-{
-    BIO *next = BIO_get_data(bio);
-    int got = BIO_read(next, out, length);
-
-    BIO_clear_retry_flags(bio);
-    if (got > 0)
-        return got;
-    /* The pair has a close of its own; without it there is just nothing yet. */
-    if (BIO_should_retry(next)) {
-        BIO_set_retry_read(bio);
-        return -1;
-    }
-    return 0;
-}
-
-static int own_write(BIO *bio, const char *data, int length)
-{
-    BIO_clear_retry_flags(bio);
-    return BIO_write(BIO_get_data(bio), data, length);
-}
-
-static long own_ctrl(BIO *bio, int command, long number, void *pointer)
-{
-    (void)bio, (void)number, (void)pointer;
-    return command == BIO_CTRL_FLUSH;
-}
-
-static int own_create(BIO *bio)
-{
-    BIO_set_init(bio, 1);
-    return 1;
-}
-
-/* A BIO made by the application which doesn't tell end of file but by a read of 0, as curl's. */
-static void own_bio(int shut_down_first, const char *client)
-{
-    BIO_METHOD *method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "own");
-    struct ends ends;
-    BIO *pair, *own;
-
-    CHECK(BIO_meth_set_read(method, own_read) && BIO_meth_set_write(method, own_write)
-        && BIO_meth_set_ctrl(method, own_ctrl) && BIO_meth_set_create(method, own_create));
-    ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
-    pair = SSL_get_rbio(ends.client);
-    BIO_up_ref(pair);
-    own = BIO_new(method);
-    BIO_set_data(own, pair);
-    SSL_set_bio(ends.client, own, own);
-    ends_handshake(&ends);
-    exchange(&ends);
-    if (shut_down_first)
-        CHECK(SSL_shutdown(ends.client) == 0);
-    (void)BIO_shutdown_wr(SSL_get_wbio(ends.server));
-    errno = 0;
-    if (shut_down_first)
-        CHECK(SSL_shutdown(ends.client) == -1);
-    else
-        ends_drain(&ends);
-    ends_judge(&ends, 0);
-    ends_free(&ends);
-    check_calls(client, "ORSC");
-    BIO_free(pair);
-    BIO_meth_free(method);
-}
-
-static void eof_of_own_bio(void) { own_bio(0, "OSRFC"); }
-static void eof_of_own_bio_in_shutdown(void) { own_bio(1, "OSREFC"); }
-
-static void reset(void)
-{
-    struct ends ends;
-    struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
-    int fds[2], rounds = 0, ret;
-    unsigned char byte;
-
-    ends_contexts(&ends, TLS_method(), TLS1_3_VERSION);
-    SSL_CTX_set_num_tickets(ends.server_ctx, 0);
-    ends_join_tcp(&ends, fds);
-    ends_handshake(&ends);
-    setsockopt(fds[0], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-    close(fds[0]);
-    while ((ret = SSL_read(ends.server, &byte, 1)) <= 0
-        && SSL_get_error(ends.server, ret) == SSL_ERROR_WANT_READ && ++rounds < 1000000)
-        ;
-    CHECK(ret == -1 && errno == ECONNRESET);
-    ends_free(&ends);
-    check_calls("OC", "OAC");
-    close(fds[1]);
-}
-
-/* A record that was tampered with: the receiver aborts, its alert makes the sender abort. */
-static void bad_record(void)
-{
-    static const unsigned char record[] = { 23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
-        14, 15, 16, 17, 18, 19, 20 };
-    struct ends ends;
-
-    ends_new(&ends, TLS1_3_VERSION, PAIR_BYTES);
-    ends_handshake(&ends);
-    exchange(&ends);
-    CHECK(BIO_write(SSL_get_wbio(ends.client), record, sizeof(record)) == sizeof(record));
-    ends_drain(&ends);
-    ends_judge(&ends, 0);
-    ends_free(&ends);
-    check_calls("OSRAC", "ORSAC");
-}
-
-static void failed_handshake(void)
-{
-    struct ends ends;
-    int rounds;
-
-    ends_new(&ends, TLS1_2_VERSION, PAIR_BYTES);
-    SSL_set_cipher_list(ends.client, "AES128-SHA");
-    for (rounds = 0; rounds < 5; rounds++) {
-        CHECK(SSL_do_handshake(ends.client) <= 0);
-        CHECK(SSL_do_handshake(ends.server) <= 0);
-    }
-    SSL_shutdown(ends.client);
-    ends_free(&ends);
-    CHECK(recorded(MIRROR_HOOK_CLIENT, 0) == NULL && recorded(MIRROR_HOOK_SERVER, 0) == NULL);
-    RECORDED(recorder_handshakes == 2);
 }
 
 /* Datagrams: the session is announced for what it is; its text isn't a stream, so none is told. */
@@ -519,7 +309,7 @@ static void dtls(void)
     RECORDED(recorded(MIRROR_HOOK_SERVER, 0)->open.transport == MIRROR_HOOK_DTLS);
     RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->open.tls_version == DTLS1_2_VERSION);
     ends_free(&ends);
-    check_calls("OC", "OC");
+    ends_check_calls("OC", "OC");
     close(fds[0]);
     close(fds[1]);
 }
@@ -535,15 +325,6 @@ const struct test_case cases[] = {
     { "renegotiation_then_open", renegotiation_then_open },
     { "key_update", key_update },
     { "clear_and_reuse", clear_and_reuse },
-    { "half_close", half_close },
-    { "free_without_shutdown", free_without_shutdown },
-    { "eof", eof },
-    { "eof_ignored", eof_ignored },
-    { "eof_of_own_bio", eof_of_own_bio },
-    { "eof_of_own_bio_in_shutdown", eof_of_own_bio_in_shutdown },
-    { "reset", reset },
-    { "bad_record", bad_record },
-    { "failed_handshake", failed_handshake },
     { "dtls", dtls },
     { NULL, NULL },
 };
