@@ -2,6 +2,7 @@
 # Mirrors one real TLS session between curl and a local nginx, and shows what was said in it.
 # Leaves demo.pcapng in the current directory. Everything stays on this machine.
 set -euo pipefail
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # nginx, for users whose PATH has no sbin
 
 target=${CARGO_TARGET_DIR:-target}
 sslcollector=$target/release/sslcollector
@@ -29,7 +30,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 # The kernel names a free port; another program may take it in between, so try again then.
 for _ in 1 2 3 4 5; do
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    port=$(perl -MIO::Socket::INET -e \
+        'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
     cat >"$work/nginx.conf" <<CONF
 daemon off;
 worker_processes 1;
