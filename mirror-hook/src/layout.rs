@@ -32,6 +32,8 @@
 //!   200     u64   agent      granted_bytes        the capacity, valid once state is STATE_READY
 //!   208     u32   kernel     owner                robust futex: thread id of the agent's owner thread;
 //!                                                 the kernel sets FUTEX_OWNER_DIED when it is gone
+//!   216     u64   agent      usable_bytes         positions below it may be used, valid with STATE_READY;
+//!                                                 u64::MAX once all of the capacity is allocated
 //!   256     u64   producers  dropped_records      records that found no room: DATA, ends of one direction
 //!   264     u64   producers  dropped_bytes        clear text bytes in them
 //!   272     u64   producers  opens_deferred       OPENs that found no room (they come later)
@@ -45,7 +47,8 @@
 //! A position is a count of bytes since the ring began; it never wraps in practice (u64). The byte of
 //! position `p` lies at `CONTROL_BYTES + p % granted_bytes`. Before the agent has set STATE_READY the
 //! producers may use positions below [`BOOTSTRAP_BYTES`] only: those lie at the same place under every
-//! capacity, so that the grant moves nothing.
+//! capacity, so that the grant moves nothing. Zeroing many pages takes the agent milliseconds, so it
+//! grants the capacity at once and raises `usable_bytes` as it allocates them.
 //!
 //! # Records
 //!
@@ -117,6 +120,7 @@ pub mod control {
     pub const SLEEPING: usize = 196;
     pub const GRANTED_BYTES: usize = 200;
     pub const OWNER: usize = 208;
+    pub const USABLE_BYTES: usize = 216;
     pub const DROPPED_RECORDS: usize = 256;
     pub const DROPPED_BYTES: usize = 264;
     pub const OPENS_DEFERRED: usize = 272;

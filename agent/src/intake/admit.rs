@@ -1,5 +1,6 @@
 //! From a message with a descriptor to a ring that is read: every check on the way, and the budget.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use mirror_hook::attach::{AttachError, AttachMessage};
@@ -122,15 +123,15 @@ impl Budget {
     }
 }
 
-/// Checks what a process has sent, allocates its ring and lets it be used.
+/// Checks what a process has sent, and lets its ring be used.
 ///
 /// # Errors
 /// The reason; where the memory could be mapped, its process is told to write no more.
 pub(super) fn admit(
     message: &[u8],
-    memfd: &OwnedFd,
+    memfd: OwnedFd,
     budget: &Budget,
-) -> Result<Consumer<Mapping>, Refusal> {
+) -> Result<(Consumer<Mapping>, Pages), Refusal> {
     let message = AttachMessage::parse(message)?;
     let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), message.data_bytes)?;
     let granted = budget.grant(message.data_bytes);
@@ -140,14 +141,67 @@ pub(super) fn admit(
         consumer.detach();
         return Err(Refusal::Budget);
     }
-    // Here and not in the application: the pages are charged to who allocates them.
-    let allocated = fallocate(memfd, FallocateFlags::empty(), 0, Budget::cost(capacity));
-    if allocated.is_err() {
-        consumer.detach();
-        return Err(Refusal::Memory);
+    let mut pages = Pages {
+        memfd: Some(memfd),
+        allocated: 0,
+        capacity,
+    };
+    match pages.allocate_some() {
+        Ok(usable) => consumer.grant_up_to(usable),
+        Err(_) => {
+            consumer.detach();
+            return Err(Refusal::Memory);
+        }
     }
-    consumer.grant();
-    Ok(consumer)
+    Ok((consumer, pages))
+}
+
+/// The pages of a ring, which the agent allocates and not the application: they are charged to who
+/// does it. Step by step: zeroing 16 MiB takes longer than a program needs to fill what it has.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// Until all are allocated.
+    memfd: Option<OwnedFd>,
+    allocated: u64,
+    capacity: u64,
+}
+
+impl Pages {
+    const STEP_BYTES: u64 = 1 << 20;
+
+    /// Whether there are more to come.
+    pub(super) fn incomplete(&self) -> bool {
+        self.memfd.is_some()
+    }
+
+    /// Allocates the next ones. Returns the positions that are usable now.
+    ///
+    /// # Errors
+    /// The kernel has no memory for the agent. Nothing more will be allocated.
+    pub(super) fn allocate_some(&mut self) -> io::Result<u64> {
+        let Some(memfd) = self.memfd.take() else {
+            return Ok(u64::MAX);
+        };
+        let step = Self::STEP_BYTES.min(self.capacity - self.allocated);
+        let first = self.allocated == 0;
+        let from = if first {
+            0
+        } else {
+            CONTROL_BYTES as u64 + self.allocated
+        };
+        let length = if first {
+            CONTROL_BYTES as u64 + step
+        } else {
+            step
+        };
+        fallocate(&memfd, FallocateFlags::empty(), from, length)?;
+        self.allocated += step;
+        if self.allocated == self.capacity {
+            return Ok(u64::MAX);
+        }
+        self.memfd = Some(memfd);
+        Ok(self.allocated)
+    }
 }
 
 #[cfg(test)]
@@ -193,11 +247,43 @@ mod tests {
     #[test]
     fn a_good_ring_is_allocated_and_granted() {
         let memfd = sealed();
-        let consumer = admit(&MESSAGE.encode(), &memfd, &budget(64 << 20)).unwrap();
+        let sent = memfd.try_clone().unwrap();
+        let (consumer, pages) = admit(&MESSAGE.encode(), sent, &budget(64 << 20)).unwrap();
+        assert!(!pages.incomplete());
         assert_eq!(consumer.capacity(), 256 * 1024);
         assert_eq!(state(&memfd), STATE_READY);
         let blocks = u64::try_from(fstat(&memfd).unwrap().st_blocks).unwrap();
         assert_eq!(blocks * 512, Budget::cost(256 * 1024));
+    }
+
+    #[test]
+    fn pages_come_in_steps() {
+        let budget = Budget {
+            ring_bytes: 4 << 20,
+            total_bytes: 64 << 20,
+            used_bytes: 0,
+        };
+        let message = AttachMessage {
+            data_bytes: 4 << 20,
+            ..MESSAGE
+        };
+        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
+        let large = memfd_create("test", flags).unwrap();
+        ftruncate(&large, CONTROL_BYTES as u64 + message.data_bytes).unwrap();
+        fcntl_add_seals(
+            &large,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+        )
+        .unwrap();
+        let sent = large.try_clone().unwrap();
+        let (_consumer, mut pages) = admit(&message.encode(), sent, &budget).unwrap();
+        let blocks = || u64::try_from(fstat(&large).unwrap().st_blocks).unwrap() * 512;
+        for usable in [2 << 20, 3 << 20, u64::MAX] {
+            assert!(pages.incomplete());
+            assert_eq!(pages.allocate_some().unwrap(), usable);
+            assert_eq!(blocks(), Budget::cost(usable.min(4 << 20)));
+        }
+        assert!(!pages.incomplete());
     }
 
     #[test]
@@ -213,11 +299,11 @@ mod tests {
             ..MESSAGE
         };
         let cases = [
-            (admit(&message, &loose, &budget), Refusal::NotSealed),
-            (admit(&message, &file, &budget), Refusal::NotSealed),
-            (admit(&message[1..], &sealed(), &budget), Refusal::Message),
-            (admit(&other_version, &sealed(), &budget), Refusal::Version),
-            (admit(&larger.encode(), &sealed(), &budget), Refusal::Size),
+            (admit(&message, loose, &budget), Refusal::NotSealed),
+            (admit(&message, file, &budget), Refusal::NotSealed),
+            (admit(&message[1..], sealed(), &budget), Refusal::Message),
+            (admit(&other_version, sealed(), &budget), Refusal::Version),
+            (admit(&larger.encode(), sealed(), &budget), Refusal::Size),
         ];
         for (result, expected) in cases {
             assert_eq!(result.unwrap_err(), expected);
@@ -227,7 +313,8 @@ mod tests {
     #[test]
     fn without_budget_the_process_is_told() {
         let memfd = sealed();
-        let refused = admit(&MESSAGE.encode(), &memfd, &budget(100 * 1024));
+        let sent = memfd.try_clone().unwrap();
+        let refused = admit(&MESSAGE.encode(), sent, &budget(100 * 1024));
         assert_eq!(refused.unwrap_err(), Refusal::Budget);
         assert_eq!(state(&memfd), STATE_DETACHED);
     }

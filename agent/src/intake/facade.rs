@@ -298,7 +298,7 @@ impl Intake {
         let watch = peer
             .watch(arrival.socket.as_fd())
             .map_err(|_| Refusal::NotWatched)?;
-        let consumer = admit(&arrival.message, &memfd, &self.budget)?;
+        let (consumer, pages) = admit(&arrival.message, memfd, &self.budget)?;
         let number = self.next_ring;
         if let super::peer::Watch::Pidfd(pidfd) = &watch
             && self.doorbell.add(pidfd.as_fd(), number).is_err()
@@ -309,7 +309,7 @@ impl Intake {
         self.next_ring += 1;
         let process = Arc::new(peer.info());
         let tracker = Tracker::new(number, process, self.config.max_connections);
-        let ring = Ring::new(consumer, tracker, watch);
+        let ring = Ring::new((consumer, pages), tracker, watch);
         self.budget.used_bytes += ring.cost_bytes();
         self.rings.insert(number, ring);
         Ok(())

@@ -4,7 +4,7 @@ use mirror_hook::event::Body;
 use mirror_hook::ring::{Consumer, Next, RecordBuffer};
 use mirror_hook::shm::Mapping;
 
-use super::admit::Budget;
+use super::admit::{Budget, Pages, Refusal};
 use super::peer::Watch;
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
@@ -21,6 +21,7 @@ const CLOSES_AT_ONCE: usize = 1024;
 pub(super) struct Ring {
     consumer: Consumer<Mapping>,
     tracker: Tracker,
+    pages: Pages,
     /// Kept open so that the death of the process is heard of.
     _watch: Watch,
     dead: bool,
@@ -41,10 +42,15 @@ pub(super) enum Sweep {
 }
 
 impl Ring {
-    pub(super) fn new(consumer: Consumer<Mapping>, tracker: Tracker, watch: Watch) -> Self {
+    pub(super) fn new(
+        (consumer, pages): (Consumer<Mapping>, Pages),
+        tracker: Tracker,
+        watch: Watch,
+    ) -> Self {
         let mut ring = Self {
             consumer,
             tracker,
+            pages,
             dead: false,
             quarantined: false,
             not_before: MonotonicTime(0),
@@ -90,7 +96,10 @@ impl Ring {
     ) -> Sweep {
         let start = self.consumer.position();
         let mut drained = false;
-        let mut worked = false;
+        let mut worked = self.pages.incomplete() && !self.dead;
+        if worked {
+            self.allocate(stats);
+        }
         while self.consumer.position() - start < most_bytes && !self.quarantined {
             match self.consumer.poll(buffer) {
                 Ok(Next::Record(record)) => {
@@ -140,6 +149,17 @@ impl Ring {
         match worked {
             true => Sweep::Worked,
             false => Sweep::Idle,
+        }
+    }
+
+    /// Gives the ring more of its pages. A process whose ring can't have them writes no more.
+    fn allocate(&mut self, stats: &mut IntakeStats) {
+        match self.pages.allocate_some() {
+            Ok(usable) => self.consumer.extend(usable),
+            Err(_) => {
+                self.consumer.detach();
+                stats.refuse(Refusal::Memory);
+            }
         }
     }
 

@@ -204,11 +204,24 @@ impl<M: Memory> Consumer<M> {
 
     /// Lets the application use the whole capacity. Its pages must have been allocated.
     pub fn grant(&self) {
+        self.grant_up_to(u64::MAX);
+    }
+
+    /// Lets the application use the positions below `usable_bytes`, whose pages must have been
+    /// allocated; the others follow by [`Consumer::extend`], the last of them as [`u64::MAX`].
+    pub fn grant_up_to(&self, usable_bytes: u64) {
         self.memory
             .store_u64(control::GRANTED_BYTES, self.capacity, Ordering::Relaxed);
+        self.extend(usable_bytes);
         // Pairs with the Acquire load in `Producer::room`.
         self.memory
             .store_u32(control::STATE, STATE_READY, Ordering::Release);
+    }
+
+    /// More pages have been allocated. An application that sees this late only drops more.
+    pub fn extend(&self, usable_bytes: u64) {
+        self.memory
+            .store_u64(control::USABLE_BYTES, usable_bytes, Ordering::Relaxed);
     }
 
     /// Tells the application to write no more here: the agent leaves, or refuses the ring.

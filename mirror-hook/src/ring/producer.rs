@@ -150,7 +150,7 @@ impl<M: Memory> Producer<M> {
 
     /// What the agent lets us use now.
     fn room(&self) -> Result<Room, Refused> {
-        // Pairs with the Release store in `Consumer::grant`: granted_bytes is valid with READY.
+        // Pairs with the Release store in `Consumer::grant_up_to`: what is granted is valid with READY.
         let state = self.memory.load_u32(control::STATE, Ordering::Acquire);
         let owner = self.memory.load_u32(control::OWNER, Ordering::Relaxed);
         if owner & OWNER_DIED != 0 {
@@ -170,7 +170,11 @@ impl<M: Memory> Producer<M> {
                 valid
                     .then_some(Room {
                         capacity: granted,
-                        last: u64::MAX,
+                        // Any value will do: a wrong one wastes the ring or this process's memory.
+                        last: self
+                            .memory
+                            .load_u64(control::USABLE_BYTES, Ordering::Relaxed)
+                            .max(self.bootstrap_bytes),
                     })
                     .ok_or(Refused::Hostile)
             }

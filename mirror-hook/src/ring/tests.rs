@@ -37,6 +37,40 @@ mod alone {
         (Producer::small(memory, CAPACITY), consumer)
     }
 
+    #[test]
+    fn positions_are_usable_as_pages_come() {
+        let memory = HeapMemory::new(4 * BOOTSTRAP_BYTES as usize);
+        let capacity = 2 * BOOTSTRAP_BYTES;
+        let mut consumer = Consumer::new(&memory, capacity).unwrap();
+        let producer = Producer::new(&memory, 4 * BOOTSTRAP_BYTES).unwrap();
+        let record = Record {
+            kind: kind::DATA,
+            flags: 0,
+            connection: 1,
+            at_ns: 1,
+        };
+        let body = [7; 8 + 8000];
+        let mut fill = || {
+            (0..)
+                .take_while(|_| producer.write(record, &[&body]).is_ok())
+                .count()
+        };
+        assert_eq!(fill(), 8, "the bootstrap region");
+        consumer.grant_up_to(BOOTSTRAP_BYTES + 8192);
+        assert_eq!(fill(), 1);
+        let mut buffer = RecordBuffer::new();
+        let mut drain = |consumer: &mut Consumer<_>| {
+            (0..)
+                .take_while(|_| matches!(consumer.poll(&mut buffer), Ok(Next::Record(_))))
+                .count()
+        };
+        assert_eq!(drain(&mut consumer), 9);
+        assert_eq!(fill(), 0, "room, but no pages");
+        consumer.extend(u64::MAX);
+        assert_eq!(fill(), 16, "a whole lap");
+        assert_eq!(drain(&mut consumer), 16);
+    }
+
     fn all_zero(memory: &HeapMemory) -> bool {
         let data = (CONTROL_BYTES..memory.length_bytes()).step_by(8);
         data.into_iter()
