@@ -53,3 +53,20 @@ fn set_errno(value: i32) {
     // SAFETY: valid and aligned for this thread, as above.
     unsafe { *address = value };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_here_and_errno_stays() {
+        set_errno(77);
+        let result: u32 = guarded(|| {
+            set_errno(5);
+            panic!("a defect of ours")
+        });
+        assert_eq!(result, 0);
+        assert_eq!(errno(), 77);
+        assert!(process::is_off());
+    }
+}

@@ -122,6 +122,11 @@ pub(crate) fn turn_off() {
     }
 }
 
+#[cfg(test)]
+pub(crate) fn is_off() -> bool {
+    OFF.load(Ordering::Relaxed)
+}
+
 /// A handshake begins: asks for an agent if there is none, at most once in a while.
 pub(crate) fn handshake() {
     if init() {
@@ -170,6 +175,9 @@ fn attach(now: bool) {
     }
     if page.ring.load().is_none() && (may_try() || now) {
         page.ring.set(new_ring(page, settings));
+        if OFF.load(Ordering::Relaxed) {
+            page.ring.set(None);
+        }
     }
     page.attaching.store(0, Ordering::Release);
 }

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, reason = "a test stops at what it doesn't expect")]
 //! The committed C header is the one that the code generates, and every entry point is guarded.
 //! `UPDATE_HEADER=1` writes the header instead of comparing it.
 

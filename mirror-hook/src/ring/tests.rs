@@ -1,7 +1,7 @@
 //! The ring against an oracle, under hostile memory, and under loom.
 
 use super::*;
-use crate::layout::{FLAG_RECEIVED, RecordWord, control, kind, padded, stamp};
+use crate::layout::{FLAG_RECEIVED, kind};
 use crate::sync::Ordering;
 
 fn data(connection: u64) -> Record {
@@ -24,7 +24,10 @@ fn body(offset: u64, length: usize) -> Vec<u8> {
 mod alone {
     use super::*;
     use crate::event::CloseReason;
-    use crate::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_PAYLOAD, OWNER_DIED};
+    use crate::layout::{
+        BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_PAYLOAD, OWNER_DIED, RecordWord, control,
+        padded, stamp,
+    };
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::sync::atomic::AtomicBool;
