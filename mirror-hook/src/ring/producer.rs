@@ -10,8 +10,8 @@ use crate::layout::{
 };
 use crate::sync::Ordering;
 
-/// How often a pair of counters that don't fit each other is read again. They may be of different
-/// times (this thread slept between the two loads), which another look cures; hostile ones stay.
+/// How often the counters are read again while other producers move them. After that the record is
+/// dropped: nobody waits here.
 const LOOKS: u32 = 8;
 
 /// Writes records. See [`crate::layout`] for what it writes.
@@ -185,20 +185,44 @@ impl<M: Memory> Producer<M> {
 
     /// Head and bytes in use, if `length` more fit.
     fn look(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
-        let Room { capacity, last } = room;
+        // The tail first: it only grows, so room seen with an old one is room.
+        let tail = self.tail();
+        let mut head = self.head();
+        let used = match used(head, tail, room.capacity) {
+            Some(used) => used,
+            None => self.look_again(room, &mut head)?,
+        };
+        let end = head.checked_add(length).ok_or(Refused::Hostile)?;
+        let fits = end <= room.last && used + length <= room.capacity;
+        fits.then_some((head, used)).ok_or(Refused::Full)
+    }
+
+    /// The two counters didn't fit each other. They may be of different times: others came through
+    /// between the loads. Between two equal heads they aren't. Whoever moved head that far had seen
+    /// the tail that allows it, and so do we behind an Acquire load of that head; and a tail is never
+    /// in front of the head that is loaded behind it. What doesn't fit then fits no real ring.
+    #[cold]
+    fn look_again(&self, room: Room, head: &mut u64) -> Result<u64, Refused> {
         for _ in 0..LOOKS {
-            // The tail first: it only grows, so room seen with an old one is room. Pairs with the
-            // Release store in `Consumer::release`: what is reserved from here on has been zeroed.
-            let tail = self.memory.load_u64(control::TAIL, Ordering::Acquire);
-            let head = self.memory.load_u64(control::HEAD, Ordering::Relaxed);
-            let Some(used) = used(head, tail, capacity) else {
-                continue;
-            };
-            let end = head.checked_add(length).ok_or(Refused::Hostile)?;
-            let fits = end <= last && used + length <= capacity;
-            return fits.then_some((head, used)).ok_or(Refused::Full);
+            let tail = self.tail();
+            let before = *head;
+            *head = self.head();
+            if *head == before {
+                return used(before, tail, room.capacity).ok_or(Refused::Hostile);
+            }
         }
-        Err(Refused::Hostile)
+        Err(Refused::Full)
+    }
+
+    fn tail(&self) -> u64 {
+        // Pairs with the Release store in `Consumer::release`: what is reserved from here on has
+        // been zeroed.
+        self.memory.load_u64(control::TAIL, Ordering::Acquire)
+    }
+
+    fn head(&self) -> u64 {
+        // Pairs with the exchange in `reserve`, see `look_again`.
+        self.memory.load_u64(control::HEAD, Ordering::Acquire)
     }
 
     fn reserve(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
