@@ -174,8 +174,8 @@ pub unsafe extern "C" fn mirror_hook_open(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, info)) = unsafe { both(conn, info) } {
-            conn.open_now(&info);
+        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
+            conn.open_now(&mut info);
         }
     })
 }
@@ -191,8 +191,8 @@ pub unsafe extern "C" fn mirror_hook_update(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, info)) = unsafe { both(conn, info) } {
-            conn.update_now(&info);
+        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
+            conn.update_now(&mut info);
         }
     })
 }
@@ -261,8 +261,8 @@ pub unsafe extern "C" fn mirror_hook_early_rejected(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, info)) = unsafe { both(conn, info) } {
-            conn.early_rejected_now(&info);
+        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
+            conn.early_rejected_now(&mut info);
         }
     })
 }

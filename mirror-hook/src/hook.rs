@@ -180,7 +180,7 @@ impl Conn {
         !deferred || ring.producer.fits(META_BYTES + MAX_SNI + MAX_ALPN)
     }
 
-    pub(crate) fn open_now(&mut self, info: &Info<'_>) {
+    pub(crate) fn open_now(&mut self, info: &mut Info<'_>) {
         process::attach_child();
         let Some(ring) = process::ring() else {
             return;
@@ -203,13 +203,12 @@ impl Conn {
             Announcement::Midstream
         };
         let inherited = announcement == Announcement::Inherited;
-        let meta = Meta {
-            announcement,
-            parent: inherited.then_some((self.instance, self.connection)),
-            ..self.filled(info)
-        };
+        self.fill(info);
+        let meta = &mut info.meta;
+        meta.announcement = announcement;
+        meta.parent = inherited.then_some((self.instance, self.connection));
         let connection = ring.new_connection();
-        if !write_meta(ring, kind::OPEN, connection, &meta) {
+        if !write_meta(ring, kind::OPEN, connection, meta) {
             if !self.has(OPEN_DEFERRED) {
                 ring.count(control::OPENS_DEFERRED, 1);
             }
@@ -234,28 +233,26 @@ impl Conn {
         }
     }
 
-    pub(crate) fn update_now(&mut self, info: &Info<'_>) {
+    pub(crate) fn update_now(&mut self, info: &mut Info<'_>) {
         let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
             return;
         };
-        let meta = self.filled(info);
-        if write_meta(ring, kind::UPDATE, self.connection, &meta) {
+        self.fill(info);
+        if write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
             self.flags &= !UPDATE_DEFERRED;
         } else {
             self.flags |= UPDATE_DEFERRED;
         }
     }
 
-    pub(crate) fn early_rejected_now(&mut self, info: &Info<'_>) {
+    pub(crate) fn early_rejected_now(&mut self, info: &mut Info<'_>) {
         self.sent = 0;
         let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
             return;
         };
-        let meta = Meta {
-            early: EarlyData::Rejected,
-            ..self.filled(info)
-        };
-        if !write_meta(ring, kind::UPDATE, self.connection, &meta) {
+        self.fill(info);
+        info.meta.early = EarlyData::Rejected;
+        if !write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
             // Offsets that begin again unannounced would be wrong data: end this announcement, and
             // begin another, which needs nothing of this one.
             ring.producer.table_close(&self.closed(CloseReason::Abort));
@@ -311,25 +308,22 @@ impl Conn {
         }
     }
 
-    /// What the caller knows, and what the socket and this connection know besides.
-    fn filled<'a>(&self, info: &Info<'a>) -> Meta<'a> {
-        let meta = info.meta;
-        let wire_written = meta.wire_counts.map(|counts| counts.1);
-        let facts = info
-            .socket
-            .map(|socket| SocketFacts::ask(socket, wire_written))
-            .unwrap_or_default();
-        Meta {
-            addresses: meta.addresses.or(facts.addresses),
-            cookies: meta.cookies.or(facts.cookies),
-            clear_prefix_sent: meta.clear_prefix_sent.or(facts.clear_prefix_sent),
-            offsets: self.offsets(),
-            parent: None,
-            announcement: Announcement::New,
-            sni: meta.sni.get(..MAX_SNI).unwrap_or(meta.sni),
-            alpn: meta.alpn.get(..MAX_ALPN).unwrap_or(meta.alpn),
-            ..meta
+    /// Adds to what the caller knows what the socket and this connection know. In place: a `Meta` is
+    /// large for a stack that isn't ours.
+    fn fill(&self, info: &mut Info<'_>) {
+        let meta = &mut info.meta;
+        if let Some(socket) = info.socket {
+            let wire_written = meta.wire_counts.map(|counts| counts.1);
+            let facts = SocketFacts::ask(socket, wire_written);
+            meta.addresses = meta.addresses.or(facts.addresses);
+            meta.cookies = meta.cookies.or(facts.cookies);
+            meta.clear_prefix_sent = meta.clear_prefix_sent.or(facts.clear_prefix_sent);
         }
+        meta.offsets = self.offsets();
+        meta.parent = None;
+        meta.announcement = Announcement::New;
+        meta.sni = meta.sni.get(..MAX_SNI).unwrap_or(meta.sni);
+        meta.alpn = meta.alpn.get(..MAX_ALPN).unwrap_or(meta.alpn);
     }
 }
 
@@ -340,11 +334,11 @@ impl Mirror for Conn {
     }
 
     fn open(&mut self, info: &Info<'_>) {
-        guarded(|| self.open_now(info));
+        guarded(|| self.open_now(&mut info.clone()));
     }
 
     fn update(&mut self, info: &Info<'_>) {
-        guarded(|| self.update_now(info));
+        guarded(|| self.update_now(&mut info.clone()));
     }
 
     fn sent(&mut self, bytes: &[u8]) {
@@ -366,7 +360,7 @@ impl Mirror for Conn {
     }
 
     fn early_rejected(&mut self, info: &Info<'_>) {
-        guarded(|| self.early_rejected_now(info));
+        guarded(|| self.early_rejected_now(&mut info.clone()));
     }
 
     fn end(&mut self, direction: Direction) {

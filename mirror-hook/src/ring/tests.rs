@@ -42,7 +42,7 @@ mod alone {
 
     #[test]
     fn positions_are_usable_as_pages_come() {
-        let memory = HeapMemory::new(4 * BOOTSTRAP_BYTES as usize);
+        let memory = HeapMemory::new(usize::try_from(4 * BOOTSTRAP_BYTES).unwrap());
         let capacity = 2 * BOOTSTRAP_BYTES;
         let mut consumer = Consumer::new(&memory, capacity).unwrap();
         let producer = Producer::new(&memory, 4 * BOOTSTRAP_BYTES).unwrap();
@@ -53,7 +53,7 @@ mod alone {
             at_ns: 1,
         };
         let body = [7; 8 + 8000];
-        let mut fill = || {
+        let fill = || {
             (0..)
                 .take_while(|_| producer.write(record, &[&body]).is_ok())
                 .count()
