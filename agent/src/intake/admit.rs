@@ -1,7 +1,7 @@
 //! From a message with a descriptor to a ring that is read: every check on the way, and the budget.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mirror_hook::attach::{AttachError, AttachMessage};
 use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES};
@@ -123,7 +123,8 @@ impl Budget {
     }
 }
 
-/// Checks what a process has sent, and lets its ring be used.
+/// Checks what a process has sent, and lets its ring be used. `own` makes a thread the ring's owner
+/// (see [`super::owner`]) and tells its id; it is asked once the memory is known to be good.
 ///
 /// # Errors
 /// The reason; where the memory could be mapped, its process is told to write no more.
@@ -131,6 +132,7 @@ pub(super) fn admit(
     message: &[u8],
     memfd: OwnedFd,
     budget: &Budget,
+    own: impl FnOnce(BorrowedFd<'_>) -> Option<u32>,
 ) -> Result<(Consumer<Mapping>, Pages), Refusal> {
     let message = AttachMessage::parse(message)?;
     let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), message.data_bytes)?;
@@ -140,6 +142,10 @@ pub(super) fn admit(
     if granted.is_none() {
         consumer.detach();
         return Err(Refusal::Budget);
+    }
+    // Before the grant: who may use the ring must be able to see its agent die.
+    if let Some(thread_id) = own(memfd.as_fd()) {
+        consumer.own(thread_id);
     }
     let mut pages = Pages {
         memfd: Some(memfd),
@@ -218,6 +224,14 @@ mod tests {
         instance: 7,
         parent_instance: None,
     };
+
+    fn admit(
+        message: &[u8],
+        memfd: OwnedFd,
+        budget: &Budget,
+    ) -> Result<(Consumer<Mapping>, Pages), Refusal> {
+        super::admit(message, memfd, budget, |_| None)
+    }
 
     fn memfd(seals: SealFlags) -> OwnedFd {
         let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;

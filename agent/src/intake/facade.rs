@@ -1,6 +1,7 @@
 //! The intake as the main loop sees it.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rustix::thread::{ClockId, futex};
 use super::admit::{Budget, Refusal, admit};
 use super::doorbell::Doorbell;
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
+use super::owner::Owners;
 use super::peer::Peer;
 use super::process::{Ring, Sweep};
 use super::stats::IntakeStats;
@@ -110,6 +112,7 @@ pub struct Intake {
     listener: Listener,
     doorbell: Doorbell,
     rings: BTreeMap<u64, Ring>,
+    owners: Owners,
     next_ring: u64,
     /// The ring whose turn is first.
     turn: u64,
@@ -140,6 +143,7 @@ impl Intake {
             listener,
             doorbell,
             rings: BTreeMap::new(),
+            owners: Owners::default(),
             next_ring: 1,
             turn: 0,
             buffer: RecordBuffer::new(),
@@ -198,9 +202,7 @@ impl Intake {
     /// Leaves in good order: tells every process to write no more, and reads what is left. Sessions
     /// that are open stay so: their connections go on without being seen.
     pub fn shutdown(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) {
-        for ring in self.rings.values() {
-            ring.detach();
-        }
+        self.detach();
         // A full ring takes this many sweeps, once more for what was being written.
         let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;
         self.drain(usize::try_from(rounds).unwrap_or(1), sink);
@@ -221,6 +223,13 @@ impl Intake {
         stats.granted_bytes = self.budget.used_bytes;
         stats.pending_dropped = self.listener.pending_dropped;
         stats
+    }
+
+    /// Tells every process to write no more.
+    fn detach(&self) {
+        for ring in self.rings.values() {
+            ring.detach();
+        }
     }
 
     fn sweep(&mut self, outcome: &mut PollOutcome, sink: &mut Sink<'_>) {
@@ -250,7 +259,10 @@ impl Intake {
     }
 
     fn free(&mut self, number: u64) {
-        if let Some(ring) = self.rings.remove(&number) {
+        if let Some(mut ring) = self.rings.remove(&number) {
+            if let Some(held) = ring.held.take() {
+                self.owners.let_go(held);
+            }
             self.budget.used_bytes -= ring.cost_bytes();
             self.stats.add_counters(&ring.consumer().counters());
         }
@@ -278,7 +290,6 @@ impl Intake {
     }
 
     fn attach(&mut self, arrival: Arrival) -> Result<(), Refusal> {
-        use std::os::fd::AsFd;
         let peer = Peer::of(arrival.socket.as_fd()).map_err(|_| Refusal::Credentials)?;
         match &self.config.admission {
             Admission::All => {}
@@ -298,18 +309,34 @@ impl Intake {
         let watch = peer
             .watch(arrival.socket.as_fd())
             .map_err(|_| Refusal::NotWatched)?;
-        let (consumer, pages) = admit(&arrival.message, memfd, &self.budget)?;
         let number = self.next_ring;
+        self.next_ring += 1;
         if let super::peer::Watch::Pidfd(pidfd) = &watch
             && self.doorbell.add(pidfd.as_fd(), number).is_err()
         {
-            consumer.detach();
             return Err(Refusal::NotWatched);
         }
-        self.next_ring += 1;
+        let mut held = None;
+        let own = |memfd: BorrowedFd<'_>| {
+            // Where it isn't held its process hears of a clean exit only.
+            let (ring, thread_id) = self.owners.hold(memfd).ok()?;
+            held = Some(ring);
+            Some(thread_id)
+        };
+        let admitted = admit(&arrival.message, memfd, &self.budget, own);
+        let (consumer, pages) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                if let Some(held) = held {
+                    self.owners.let_go(held);
+                }
+                return Err(reason);
+            }
+        };
         let process = Arc::new(peer.info());
         let tracker = Tracker::new(number, process, self.config.max_connections);
-        let ring = Ring::new((consumer, pages), tracker, watch);
+        let mut ring = Ring::new((consumer, pages), tracker, watch);
+        ring.held = held;
         self.budget.used_bytes += ring.cost_bytes();
         self.rings.insert(number, ring);
         Ok(())
@@ -363,5 +390,11 @@ impl Intake {
         if let Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) = slept {
             self.doorbell.wait(timeout.min(2 * HOT));
         }
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.detach();
     }
 }

@@ -10,6 +10,7 @@
 mod admit;
 mod doorbell;
 mod listener;
+mod owner;
 mod peer;
 mod process;
 mod stats;

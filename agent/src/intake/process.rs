@@ -5,6 +5,7 @@ use mirror_hook::ring::{Consumer, Next, RecordBuffer};
 use mirror_hook::shm::Mapping;
 
 use super::admit::{Budget, Pages, Refusal};
+use super::owner::Held;
 use super::peer::Watch;
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
@@ -22,6 +23,8 @@ pub(super) struct Ring {
     consumer: Consumer<Mapping>,
     tracker: Tracker,
     pages: Pages,
+    /// The kernel tells the process when the agent is killed.
+    pub(super) held: Option<Held>,
     /// Kept open so that the death of the process is heard of.
     _watch: Watch,
     dead: bool,
@@ -51,6 +54,7 @@ impl Ring {
             consumer,
             tracker,
             pages,
+            held: None,
             dead: false,
             quarantined: false,
             not_before: MonotonicTime(0),

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use mirror_hook::attach::AttachMessage;
 use mirror_hook::event::{Meta, Role};
@@ -19,6 +20,10 @@ use rustix::net::{
 use crate::Agent;
 
 fn attach(agent: &Agent) -> Mapping {
+    attach_at(&agent.socket())
+}
+
+pub(crate) fn attach_at(agent: &Path) -> Mapping {
     let memfd = memfd_create("test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&memfd, CONTROL_BYTES as u64 + BOOTSTRAP_BYTES).unwrap();
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
@@ -32,9 +37,9 @@ fn attach(agent: &Agent) -> Mapping {
     Mapping::of_sealed_memfd(memfd.as_fd(), BOOTSTRAP_BYTES).unwrap()
 }
 
-fn send(agent: &Agent, message: &[u8], memfd: &OwnedFd) {
+fn send(agent: &Path, message: &[u8], memfd: &OwnedFd) {
     let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-    connect(&client, &SocketAddrUnix::new(agent.socket()).unwrap()).unwrap();
+    connect(&client, &SocketAddrUnix::new(agent).unwrap()).unwrap();
     let files = [memfd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -7,9 +7,10 @@ mod hostile;
 mod program;
 mod seen;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent::clock::{Clock, monotonic_now};
@@ -17,7 +18,9 @@ use agent::event::{Binding, Side};
 use agent::flow::{Mapper, MapperConfig};
 use agent::intake::{Intake, IntakeConfig, IntakeStats};
 
-use program::{FLOOD_BYTES, SCRIPT, TALK_BYTES, TALKS};
+use mirror_hook::layout::{OWNER_DIED, control};
+use mirror_hook::ring::Memory;
+use program::{FLOOD_BYTES, LISTENING, SCRIPT, TALK_BYTES, TALKS};
 use seen::{End, Seen};
 
 /// An agent's upstream half, with a directory for its socket.
@@ -50,17 +53,7 @@ impl Agent {
     }
 
     fn start(&self, script: &str) -> Program {
-        let uid = rustix::process::geteuid().as_raw();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["program::runs_the_script", "--exact", "--nocapture"])
-            .env(SCRIPT, script)
-            .env("SSLCOLLECTOR_SOCKET", self.socket())
-            .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Program(child)
+        start(script, &self.socket())
     }
 
     /// One turn of the main loop. True: something was done.
@@ -96,6 +89,20 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn start(script: &str, socket: &Path) -> Program {
+    let uid = rustix::process::geteuid().as_raw();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["program::runs_the_script", "--exact", "--nocapture"])
+        .env(SCRIPT, script)
+        .env("SSLCOLLECTOR_SOCKET", socket)
+        .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Program(child)
 }
 
 /// Ends with the test.
@@ -254,4 +261,24 @@ fn a_user_who_is_not_allowed_is_refused() {
     let stats = agent.intake.stats();
     assert_eq!(stats.refused[agent::intake::Refusal::User.index()], 1);
     assert_eq!(stats.attached, 0);
+}
+
+#[test]
+fn a_killed_agent_leaves_its_mark() {
+    // Its directory is all that is used of this one.
+    let directory = Agent::new("mark", |_| {});
+    let socket = directory.directory.join("other.sock");
+    let mut victim = start("agent", &socket);
+    let output = BufReader::new(victim.0.stdout.take().unwrap());
+    let mut lines = output.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == LISTENING));
+    let ring = hostile::attach_at(&socket);
+    let owner = || ring.load_u32(control::OWNER, Ordering::Acquire);
+    while owner() == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(owner() & OWNER_DIED, 0);
+    victim.0.kill().unwrap();
+    victim.ended();
+    assert_ne!(owner() & OWNER_DIED, 0);
 }

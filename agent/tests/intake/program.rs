@@ -12,6 +12,8 @@ pub(crate) const SCRIPT: &str = "SSLCOLLECTOR_TEST_SCRIPT";
 pub(crate) const TALKS: usize = 5;
 /// What the client says in each; the server says twice as much.
 pub(crate) const TALK_BYTES: u64 = 40_000;
+/// What an agent prints that listens.
+pub(crate) const LISTENING: &str = "the agent listens";
 /// What is said in a flood.
 pub(crate) const FLOOD_BYTES: u64 = 4_000_000;
 
@@ -37,6 +39,7 @@ fn runs_the_script() {
         Ok("hasty") => (0..TALKS).for_each(talk),
         Ok("flood") => flood(),
         Ok("killed") => killed(),
+        Ok("agent") => agent(),
         _ => {} // an ordinary run of the tests
     }
 }
@@ -111,4 +114,16 @@ fn killed() {
     conn.sent(&text(Side::Client, 0, TALK_BYTES));
     let me = rustix::process::getpid();
     rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
+}
+
+/// An agent, until it is killed.
+fn agent() {
+    let path = std::env::var_os("SSLCOLLECTOR_SOCKET").unwrap();
+    let config = agent::intake::IntakeConfig::private(path.into());
+    let mut intake = agent::intake::Intake::new(config).unwrap();
+    println!("\n{LISTENING}");
+    loop {
+        intake.poll(&mut |_| {});
+        intake.wait(std::time::Duration::from_millis(100));
+    }
 }
