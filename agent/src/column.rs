@@ -12,10 +12,13 @@ use anyhow::Context;
 
 use crate::config::OutputChoice;
 
+/// Where the forger's packets go: in order of time into a file, or whatever can be written.
+pub(crate) type CaptureOutput = Reorder<PcapngWriter<Box<dyn Write>>>;
+
 /// Forged packets into a capture, or a summary for people.
 pub(crate) enum Column {
     /// Packets.
-    Packets(Box<Forger<Reorder<PcapngWriter<Box<dyn Write>>>>>),
+    Packets(Box<Forger<CaptureOutput>>),
     /// Text on standard error.
     Summary(Box<TextSummary<Stderr>>),
 }

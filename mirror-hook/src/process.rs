@@ -30,7 +30,7 @@ use crate::shm::{self, ForkPage, Mapping, Slot};
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) producer: Producer<Mapping>,
-    /// Unique on the machine: [`PROCESS_BITS`] bits of the process, then a count.
+    /// Unique on the machine: see `COUNT_BITS`.
     pub(crate) instance: u64,
     next_connection: AtomicU64,
     attached_ns: u64,

@@ -1,5 +1,5 @@
 //! Where clear text enters the agent: processes attach here, their rings are read, and what they
-//! hold becomes [`SessionEvent`]s. All of it comes from other people's processes and is checked
+//! hold becomes [`SessionEvent`](crate::event::SessionEvent)s. All of it comes from other people's processes and is checked
 //! once, here; behind this module nothing is hostile but the clear text itself.
 //!
 //! ```text

@@ -27,7 +27,7 @@ impl Checker {
             SessionChange::Open { .. } => unreachable!(),
             SessionChange::Update { meta } => {
                 if meta.early == EarlyData::Rejected {
-                    next[0] = next[0].min(0);
+                    next[0] = 0;
                 }
             }
             SessionChange::Data {

@@ -3,6 +3,11 @@
 //!
 //! The programs are this test binary itself, started again with a script in its environment.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets an unexpected error should stop there"
+)]
+
 mod hostile;
 mod program;
 mod seen;

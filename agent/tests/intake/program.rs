@@ -67,7 +67,7 @@ fn wait() {
 }
 
 fn talk(number: usize) {
-    let role = if number % 2 == 0 {
+    let role = if number.is_multiple_of(2) {
         Role::Client
     } else {
         Role::Server
