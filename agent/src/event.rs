@@ -65,7 +65,8 @@ pub enum SessionChange<'a> {
         /// What is known of it.
         meta: &'a Meta<'a>,
     },
-    /// More is known of it.
+    /// More is known of it. Where its early data turns out to be rejected, the offsets of what is
+    /// sent begin again at 0, once: what was sent before was never read.
     Update {
         /// What is known now; replaces what was.
         meta: &'a Meta<'a>,

@@ -26,8 +26,8 @@ use super::bounded::BoundedMap;
 use super::held::{Held, HeldChange};
 use super::known::Known;
 use super::live::LiveFlow;
+use super::session::{Recent, Session, State, Waiting};
 use super::stats::FlowStats;
-use super::twin::Fingerprint;
 use super::wire::WireFact;
 use crate::clock::Clock;
 use crate::event::{
@@ -95,48 +95,6 @@ pub struct Mapper {
     pub(super) next_flow: u64,
     pub(super) next_placeholder: u64,
     pub(super) stats: FlowStats,
-}
-
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) process: Arc<ProcessInfo>,
-    pub(super) known: Known,
-    /// Stream offsets sent and received at which the session begins.
-    pub(super) base: (u64, u64),
-    pub(super) state: State,
-}
-
-#[derive(Debug)]
-pub(super) enum State {
-    Waiting(Waiting),
-    /// Its flow; it may have ended.
-    Flowing(u64),
-    /// The other end of this flow is put out.
-    Twin(FlowId, Fingerprint),
-    NotForged,
-}
-
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) held: Held,
-    pub(super) opened: WallTime,
-    pub(super) deadline: Option<MonotonicTime>,
-    /// The deadline is the one for addresses, no longer the one for the handshake.
-    pub(super) for_addresses: bool,
-    /// It stands in [`Mapper::awaited`].
-    pub(super) awaits_wire: bool,
-    /// Ends of a single direction that are held: sent, received.
-    pub(super) half_closed: (bool, bool),
-    /// The session has closed or died in the meantime.
-    pub(super) over: bool,
-}
-
-/// A flow that has ended.
-#[derive(Debug)]
-pub(super) struct Recent {
-    pub(super) role: mirror_hook::event::Role,
-    pub(super) ended: MonotonicTime,
-    pub(super) fingerprint: Fingerprint,
 }
 
 impl Mapper {

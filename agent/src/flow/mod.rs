@@ -19,6 +19,7 @@ mod live;
 mod mapper;
 mod placeholder;
 mod release;
+mod session;
 mod stats;
 mod twin;
 

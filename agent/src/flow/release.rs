@@ -6,8 +6,9 @@ use sha2::{Digest, Sha256};
 use super::binder::Randoms;
 use super::held::{Held, HeldChange};
 use super::live::LiveFlow;
-use super::mapper::{Mapper, Recent, Session, State, Waiting};
+use super::mapper::Mapper;
 use super::placeholder::placeholder;
+use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
 use crate::event::{Binding, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Side, Tuple};
 

@@ -1,0 +1,53 @@
+//! A session as the table keeps it.
+
+use std::sync::Arc;
+
+use mirror_hook::event::Role;
+
+use super::held::Held;
+use super::known::Known;
+use super::twin::Fingerprint;
+use crate::event::{FlowId, MonotonicTime, ProcessInfo, WallTime};
+
+/// A session of which the end hasn't come.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) process: Arc<ProcessInfo>,
+    pub(super) known: Known,
+    /// Stream offsets sent and received at which the session begins.
+    pub(super) base: (u64, u64),
+    pub(super) state: State,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Waiting(Waiting),
+    /// Its flow; it may have ended.
+    Flowing(u64),
+    /// The other end of this flow is put out.
+    Twin(FlowId, Fingerprint),
+    NotForged,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) held: Held,
+    pub(super) opened: WallTime,
+    pub(super) deadline: Option<MonotonicTime>,
+    /// The deadline is the one for addresses, no longer the one for the handshake.
+    pub(super) for_addresses: bool,
+    /// It stands in the table of those that do.
+    pub(super) awaits_wire: bool,
+    /// Ends of a single direction that are held: sent, received.
+    pub(super) half_closed: (bool, bool),
+    /// The session has closed or died in the meantime.
+    pub(super) over: bool,
+}
+
+/// A flow that has ended.
+#[derive(Debug)]
+pub(super) struct Recent {
+    pub(super) role: Role,
+    pub(super) ended: MonotonicTime,
+    pub(super) fingerprint: Fingerprint,
+}
