@@ -237,7 +237,10 @@ fn signals_leave_a_complete_file() {
         let response = &flows[0].response;
         assert_eq!(response.holes(), [], "{said}");
         let whole = response.whole().unwrap_or_default();
-        assert!(whole.starts_with(&received), "less than was received: {said}");
+        assert!(
+            whole.starts_with(&received),
+            "less than was received: {said}"
+        );
         assert_ne!(flows[0].end, End::Open);
     }
     nginx.quit();
