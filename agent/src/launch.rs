@@ -42,8 +42,9 @@ impl Exit {
 }
 
 impl Running {
-    /// Starts `program` so that it loads the patched library and asks at `socket`. With
-    /// `stdout_to_stderr` its standard output goes where ours for errors goes.
+    /// Starts `program` so that it loads the patched library, asks at `socket`, and counts on a ring of
+    /// `ring_bytes`: what it says before the agent has looked is whole, too. With `stdout_to_stderr`
+    /// its standard output goes where ours for errors goes.
     ///
     /// This process becomes the reaper of all descendants: they stay in its tree also when their
     /// parents end first, which is how the agent knows them as its own.
@@ -53,6 +54,7 @@ impl Running {
     pub(crate) fn start(
         program: &Program,
         socket: &Path,
+        ring_bytes: u64,
         stdout_to_stderr: bool,
     ) -> anyhow::Result<Self> {
         let [name, arguments @ ..] = program.words.as_slice() else {
@@ -67,6 +69,7 @@ impl Running {
             .env("LD_LIBRARY_PATH", library_path(&program.library_dir))
             .env("SSLCOLLECTOR_SOCKET", socket)
             .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
+            .env("SSLCOLLECTOR_RING_BYTES", ring_bytes.to_string())
             .arg0(name);
         if stdout_to_stderr {
             let stderr = io::stderr().as_fd().try_clone_to_owned();
@@ -164,7 +167,7 @@ mod tests {
             words: vec!["no-such-program".into()],
             library_dir: "/x".into(),
         };
-        let error = Running::start(&program, Path::new("/x"), false)
+        let error = Running::start(&program, Path::new("/x"), 1 << 20, false)
             .unwrap_err()
             .to_string();
         assert_eq!(

@@ -65,6 +65,7 @@ impl Place {
     pub(crate) fn intake_config(&self, settings: &Settings) -> IntakeConfig {
         let mut config = IntakeConfig::private(self.socket.clone());
         config.ring_bytes = settings.ring_bytes;
+        config.promised = matches!(settings.mode, Mode::Run(_));
         if self.is_root {
             config.listen.mode = 0o666;
         }

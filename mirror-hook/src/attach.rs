@@ -136,7 +136,8 @@ pub(crate) fn attach(
 ) -> io::Result<Producer<Mapping>> {
     // First, because it is the cheapest way to learn that there is no agent.
     let agent = reach(settings)?;
-    let (memfd, mapping, data_bytes) = shared_memory()?;
+    let wanted = settings.promised_bytes.unwrap_or(DEFAULT_DATA_BYTES);
+    let (memfd, mapping, data_bytes) = shared_memory(wanted)?;
     let message = AttachMessage {
         data_bytes,
         instance,
@@ -144,7 +145,11 @@ pub(crate) fn attach(
     };
     describe(&mapping, &message);
     send(&agent, &message, &memfd)?;
-    Producer::new(mapping, data_bytes).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    let producer = match settings.promised_bytes {
+        Some(_) => Producer::promised(mapping, data_bytes),
+        None => Producer::new(mapping, data_bytes),
+    };
+    producer.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// A connection to an agent that this process may show clear text to.
@@ -183,8 +188,8 @@ fn peer_uid(agent: &OwnedFd) -> Option<u32> {
 }
 
 /// A sparse memfd of the size that this process can afford, mapped and sealed.
-fn shared_memory() -> io::Result<(OwnedFd, Mapping, u64)> {
-    let mut data_bytes = affordable_data_bytes()?;
+fn shared_memory(wanted: u64) -> io::Result<(OwnedFd, Mapping, u64)> {
+    let mut data_bytes = affordable_data_bytes(wanted)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Before Linux 6.3 that flag is unknown; from there on some systems demand it.
     let memfd = match memfd_create("sslcollector", flags | MemfdFlags::NOEXEC_SEAL) {
@@ -211,18 +216,16 @@ fn shared_memory() -> io::Result<(OwnedFd, Mapping, u64)> {
 }
 
 /// A file beyond RLIMIT_FSIZE would kill the process by SIGXFSZ.
-fn affordable_data_bytes() -> io::Result<u64> {
-    data_bytes_below(getrlimit(Resource::Fsize).current)
+fn affordable_data_bytes(wanted: u64) -> io::Result<u64> {
+    data_bytes_below(getrlimit(Resource::Fsize).current, wanted)
         .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
-fn data_bytes_below(file_size_limit: Option<u64>) -> Option<u64> {
+fn data_bytes_below(file_size_limit: Option<u64>, wanted: u64) -> Option<u64> {
     let Some(limit) = file_size_limit else {
-        return Some(DEFAULT_DATA_BYTES);
+        return Some(wanted);
     };
-    let room = limit
-        .checked_sub(CONTROL_BYTES as u64)?
-        .min(DEFAULT_DATA_BYTES);
+    let room = limit.checked_sub(CONTROL_BYTES as u64)?.min(wanted);
     let data_bytes = 1 << room.checked_ilog2()?;
     (data_bytes >= BOOTSTRAP_BYTES).then_some(data_bytes)
 }
@@ -266,14 +269,15 @@ mod tests {
 
     #[test]
     fn the_ring_stays_below_the_file_size_limit() {
-        assert_eq!(data_bytes_below(None), Some(DEFAULT_DATA_BYTES));
-        assert_eq!(data_bytes_below(Some(u64::MAX)), Some(DEFAULT_DATA_BYTES));
-        assert_eq!(data_bytes_below(Some(0)), None);
-        assert_eq!(data_bytes_below(Some(64 * 1024)), None);
-        assert_eq!(data_bytes_below(Some(128 * 1024 - 1)), None);
-        assert_eq!(data_bytes_below(Some(128 * 1024)), Some(64 * 1024));
-        assert_eq!(data_bytes_below(Some(200 * 1024)), Some(128 * 1024));
-        assert_eq!(data_bytes_below(Some(1024 * 1024)), Some(512 * 1024));
+        let below = |limit| data_bytes_below(limit, DEFAULT_DATA_BYTES);
+        assert_eq!(below(None), Some(DEFAULT_DATA_BYTES));
+        assert_eq!(below(Some(u64::MAX)), Some(DEFAULT_DATA_BYTES));
+        assert_eq!(below(Some(0)), None);
+        assert_eq!(below(Some(64 * 1024)), None);
+        assert_eq!(below(Some(128 * 1024 - 1)), None);
+        assert_eq!(below(Some(128 * 1024)), Some(64 * 1024));
+        assert_eq!(below(Some(200 * 1024)), Some(128 * 1024));
+        assert_eq!(below(Some(1024 * 1024)), Some(512 * 1024));
     }
 
     #[test]

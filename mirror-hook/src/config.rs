@@ -5,6 +5,7 @@
 //! | `SSLCOLLECTOR_SOCKET` | enabled; the agent listens at this path |
 //! | `SSLCOLLECTOR_ENABLE=1` | enabled; the agent listens at [`DEFAULT_SOCKET`] |
 //! | `SSLCOLLECTOR_AGENT_UID` | an agent of this user is trusted as well as one of root's |
+//! | `SSLCOLLECTOR_RING_BYTES` | the agent has promised rings of this size (`sslcollector run` does): all of a ring is used at once, before the agent has answered; its pages are the process's own |
 //!
 //! Off means: no call but getenv. That is because of seccomp: whether a filter lets a call pass
 //! can't be found out without making it, and some filters answer with death. So only processes
@@ -19,11 +20,15 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::net::SocketAddrUnix;
 
+use crate::layout::{BOOTSTRAP_BYTES, MAX_DATA_BYTES};
+
 /// Where the system's agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/sslcollector/agent.sock";
 /// Abstract name (unix(7)) of the system's agent, for processes in whose root the path is missing.
 /// The abstract name that belongs to a path told by `SSLCOLLECTOR_SOCKET` is that path.
 pub const DEFAULT_ABSTRACT_NAME: &str = "sslcollector";
+
+const RING_BYTES: std::ops::RangeInclusive<u64> = BOOTSTRAP_BYTES..=MAX_DATA_BYTES;
 
 /// The settings of a process that is to be mirrored.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) path: SocketAddrUnix,
     pub(crate) abstract_name: SocketAddrUnix,
     pub(crate) agent_uid: Option<u32>,
+    /// Size of the ring that will be granted, where that is known.
+    pub(crate) promised_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -55,6 +62,9 @@ impl Settings {
             abstract_name: SocketAddrUnix::new_abstract_name(name).ok()?,
             agent_uid: variable("SSLCOLLECTOR_AGENT_UID")
                 .and_then(|uid| uid.to_str()?.parse().ok()),
+            promised_bytes: variable("SSLCOLLECTOR_RING_BYTES")
+                .and_then(|bytes| bytes.to_str()?.parse().ok())
+                .filter(|bytes: &u64| bytes.is_power_of_two() && RING_BYTES.contains(bytes)),
         })
     }
 }
@@ -102,5 +112,21 @@ mod tests {
         assert_eq!(own.path.path_bytes(), Some(&b"/tmp/a"[..]));
         assert_eq!(own.abstract_name.abstract_name(), Some(&b"/tmp/a"[..]));
         assert_eq!(own.agent_uid, Some(1000));
+        assert_eq!(own.promised_bytes, None);
+    }
+
+    #[test]
+    fn a_promise_has_a_rings_size() {
+        let promised = |bytes| {
+            let variables = [
+                ("SSLCOLLECTOR_ENABLE", "1"),
+                ("SSLCOLLECTOR_RING_BYTES", bytes),
+            ];
+            settings(&variables).unwrap().promised_bytes
+        };
+        assert_eq!(promised("65536"), Some(65536));
+        for bad in ["", "0", "65537", "32768", "1073741824", "many"] {
+            assert_eq!(promised(bad), None, "{bad}");
+        }
     }
 }

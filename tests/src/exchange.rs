@@ -265,8 +265,7 @@ impl Happened {
                     method: transaction.method.into(),
                     url: transaction.url.clone(),
                     status: transaction.status,
-                    // Suricata's length has the chunks' framing in it.
-                    length: transaction.received.len() as u64,
+                    length: suricata_length(&transaction.url, &transaction.received),
                 });
             }
         }
@@ -293,6 +292,13 @@ impl Happened {
             }
         }
     }
+}
+
+/// What Suricata takes for the length of a body: with the chunks' framing, but for the empty line that
+/// ends it (RFC 9112 7.1: an empty trailer section).
+fn suricata_length(url: &str, received: &[u8]) -> u64 {
+    let empty_line = if url.starts_with("/chunked/") { 2 } else { 0 };
+    received.len() as u64 - empty_line
 }
 
 /// A response's body without its framing.

@@ -1,6 +1,6 @@
 //! Other programs: started, waited for within a bound, and ended by their id.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -80,6 +80,19 @@ impl Process {
             stdout: stdout.join().expect("reader of stdout"),
             stderr: stderr.join().expect("reader of stderr"),
         }
+    }
+
+    /// Its first line on standard error, which must be a pipe. What follows is read and dropped.
+    ///
+    /// # Panics
+    /// If there is no such pipe, or it says nothing.
+    pub fn first_words(&mut self) -> String {
+        let pipe = self.child.stderr.take().expect("standard error is a pipe");
+        let mut reader = BufReader::new(pipe);
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line");
+        drain(Some(reader));
+        line
     }
 
     /// The pipe from its standard output, if it was given one and it wasn't taken yet.

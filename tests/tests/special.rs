@@ -71,18 +71,14 @@ fn dtls_is_counted_and_never_forged() {
     let place = Place::new(&[]);
     let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let port = port.expect("a port").port();
-    let mut server = Command::new("openssl");
-    server.args([
-        "s_server",
-        "-dtls",
-        "-quiet",
-        "-rev",
-        "-accept",
-        &format!("127.0.0.1:{port}"),
-    ]);
-    server.arg("-cert").arg(place.path("cert.pem"));
-    server.arg("-key").arg(place.path("key.pem"));
-    let _server = Process::start(server.stdout(Stdio::null()).stderr(Stdio::null()));
+    let dir = place.directory().display().to_string();
+    output_of(Command::new("mkfifo").args([place.path("in"), place.path("idle")]));
+    // Both ends read from pipes that never end: opened for writing as well.
+    let server = format!(
+        "exec openssl s_server -dtls -quiet -accept 127.0.0.1:{port} -cert {dir}/cert.pem \
+         -key {dir}/key.pem <>{dir}/idle >{dir}/heard 2>{dir}/server.log"
+    );
+    let _server = Process::start(Command::new("sh").args(["-c", &server]));
     // A datagram socket has no connection to wait for: the kernel tells when it is taken.
     until("the DTLS server listens", || {
         UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(())
@@ -90,14 +86,11 @@ fn dtls_is_counted_and_never_forged() {
 
     let file = place.path("capture.pcapng");
     let mut command = sslcollector::run_to(&file, &[]);
-    // The client speaks as long as its input lives: until the answer is there.
     let client = format!(
-        "openssl s_client -dtls -quiet -connect 127.0.0.1:{port} <{dir}/in >{dir}/answer 2>&1 & \
-         exec 3>{dir}/in; echo 'hello there' >&3; \
-         while ! grep -q 'ereht olleh' {dir}/answer; do sleep 0.02; done; exec 3>&-; kill $!; wait",
-        dir = place.directory().display()
+        "openssl s_client -dtls -quiet -connect 127.0.0.1:{port} <>{dir}/in >/dev/null 2>&1 & \
+         echo 'hello there' >{dir}/in; \
+         while ! grep -q 'hello there' {dir}/heard; do sleep 0.02; done; kill $!; wait"
     );
-    output_of(Command::new("mkfifo").arg(place.path("in")));
     let output = run(command.args(["sh", "-c", &client]));
     let said = String::from_utf8_lossy(&output.stderr);
     let capture = Capture::read(&file).expect("a capture");
@@ -112,7 +105,7 @@ fn workers_of_another_user_are_mirrored() {
         return; // Only root's children can become somebody else.
     }
     let place = Place::new(&[20_000]);
-    let nginx = Nginx::as_user(&place, "nobody");
+    let nginx = Nginx::as_user(&place, "www-data");
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(place.directory(), open).expect("let others in");
     let file = place.path("capture.pcapng");
@@ -134,7 +127,7 @@ fn workers_of_another_user_are_mirrored() {
     let truth = transfer.truth(&place);
     assert_eq!(flows[0].response.difference(&truth.response), None);
     assert!(
-        flows[0].comment.contains(" uid=65534"),
+        flows[0].comment.contains(" uid=33 "),
         "{}",
         flows[0].comment
     );

@@ -99,12 +99,17 @@ pub(super) struct Budget {
     /// Most for all, with them.
     pub(super) total_bytes: u64,
     pub(super) used_bytes: u64,
+    /// All that is asked for has been promised, up to `ring_bytes`.
+    pub(super) promised: bool,
 }
 
 impl Budget {
     /// How much of the `asked` bytes a new ring gets, a power of two: at most a quarter of what is
     /// left, so that rings get smaller before they are refused, but as much as makes a ring.
     pub(super) fn grant(&self, asked: u64) -> Option<u64> {
+        if self.promised {
+            return Some(asked.min(self.ring_bytes));
+        }
         let left = self.total_bytes.checked_sub(self.used_bytes)?;
         let left = left.checked_sub(CONTROL_BYTES as u64)?;
         if left < BOOTSTRAP_BYTES {
@@ -148,7 +153,8 @@ pub(super) fn admit(
         consumer.own(thread_id);
     }
     let mut pages = Pages {
-        memfd: Some(memfd),
+        // What was promised is in use already, and the pages are the process's own.
+        memfd: (!budget.promised).then_some(memfd),
         allocated: 0,
         capacity,
     };
@@ -250,6 +256,7 @@ mod tests {
             ring_bytes: 256 * 1024,
             total_bytes,
             used_bytes: 0,
+            promised: false,
         }
     }
 
@@ -276,6 +283,7 @@ mod tests {
             ring_bytes: 4 << 20,
             total_bytes: 64 << 20,
             used_bytes: 0,
+            promised: false,
         };
         let message = AttachMessage {
             data_bytes: 4 << 20,
@@ -298,6 +306,24 @@ mod tests {
             assert_eq!(blocks(), Budget::cost(usable.min(4 << 20)));
         }
         assert!(!pages.incomplete());
+    }
+
+    #[test]
+    fn a_promised_ring_is_granted_as_a_whole_and_its_pages_are_the_processs() {
+        let budget = Budget {
+            ring_bytes: 1 << 20,
+            promised: true,
+            ..budget(0)
+        };
+        let memfd = sealed();
+        let sent = memfd.try_clone().unwrap();
+        let (consumer, pages) = admit(&MESSAGE.encode(), sent, &budget).unwrap();
+        assert_eq!(consumer.capacity(), 1 << 20);
+        assert!(!pages.incomplete());
+        assert_eq!(state(&memfd), STATE_READY);
+        // The control page was touched; nothing of the ring.
+        let blocks = u64::try_from(fstat(&memfd).unwrap().st_blocks).unwrap();
+        assert!(blocks * 512 < CONTROL_BYTES as u64, "{blocks}");
     }
 
     #[test]
@@ -347,7 +373,7 @@ mod tests {
             total_bytes in 0u64..1 << 30,
             asked in prop::collection::vec(16u32..27, 1..200),
         ) {
-            let mut budget = Budget { ring_bytes: 16 << 20, total_bytes, used_bytes: 0 };
+            let mut budget = Budget { ring_bytes: 16 << 20, total_bytes, used_bytes: 0, promised: false };
             let mut last = u64::MAX;
             for asked in asked {
                 match budget.grant(1 << asked) {

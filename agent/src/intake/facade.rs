@@ -58,6 +58,9 @@ pub struct IntakeConfig {
     pub ring_bytes: u64,
     /// Memory for all rings, in bytes.
     pub budget_bytes: u64,
+    /// The processes were told that they will get `ring_bytes` (`SSLCOLLECTOR_RING_BYTES`), and use it at
+    /// once: nothing is allocated for them, and the budget doesn't bind them.
+    pub promised: bool,
     /// Most rings at a time.
     pub max_rings: usize,
     /// Most open connections of one ring.
@@ -77,6 +80,7 @@ impl IntakeConfig {
             admission: Admission::Users(vec![rustix::process::geteuid().as_raw()]),
             ring_bytes: 16 << 20,
             budget_bytes: 256 << 20,
+            promised: false,
             max_rings: 4096,
             max_connections: 64 * 1024,
         }
@@ -138,6 +142,7 @@ impl Intake {
                 ring_bytes: config.ring_bytes,
                 total_bytes: config.budget_bytes,
                 used_bytes: 0,
+                promised: config.promised,
             },
             config,
             listener,

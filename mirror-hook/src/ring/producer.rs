@@ -64,6 +64,14 @@ impl<M: Memory> Producer<M> {
         })
     }
 
+    /// As [`Producer::new`], where the agent has promised to grant all of it: all may be used at once.
+    pub fn promised(memory: M, data_bytes: u64) -> Option<Self> {
+        Self::new(memory, data_bytes).map(|producer| Self {
+            bootstrap_bytes: data_bytes,
+            ..producer
+        })
+    }
+
     /// A ring as small as a test needs it; everything below `data_bytes` may be used at once.
     #[cfg(test)]
     pub(crate) fn small(memory: M, data_bytes: u64) -> Self {
