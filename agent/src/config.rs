@@ -106,7 +106,8 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
         bail!("no output: say where packets go, for example `sslcollector -w out.pcapng`");
     };
     let socket = match args.socket {
-        Some(socket) => socket,
+        // Programs look for it by the whole path, from whichever directory.
+        Some(socket) => std::path::absolute(socket).context("--socket has no absolute path")?,
         None => default_socket()?,
     };
     Ok(Settings {

@@ -1,12 +1,12 @@
 //! Where programs find the agent: the socket, the directory that it lies in, and who may ask there.
 
 use std::fs::{DirBuilder, Permissions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent::intake::{Admission, IntakeConfig};
 use anyhow::Context;
-use mirror_hook::config::{DEFAULT_ABSTRACT_NAME, DEFAULT_SOCKET};
 
 use crate::config::{Mode, Settings};
 
@@ -74,10 +74,8 @@ impl Place {
             (Mode::Serve { .. }, true) => Admission::All,
             (Mode::Serve { .. }, false) => config.admission,
         };
-        if self.is_root && self.socket == Path::new(DEFAULT_SOCKET) {
-            // For programs that have changed their root directory and find no path.
-            config.listen.abstract_name = Some(DEFAULT_ABSTRACT_NAME.into());
-        }
+        // For programs that have changed their root directory and find no path.
+        config.listen.abstract_name = Some(self.socket.as_os_str().as_bytes().to_vec());
         config
     }
 }

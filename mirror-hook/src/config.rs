@@ -24,9 +24,6 @@ use crate::layout::{BOOTSTRAP_BYTES, MAX_DATA_BYTES};
 
 /// Where the system's agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/sslcollector/agent.sock";
-/// Abstract name (unix(7)) of the system's agent, for processes in whose root the path is missing.
-/// The abstract name that belongs to a path told by `SSLCOLLECTOR_SOCKET` is that path.
-pub const DEFAULT_ABSTRACT_NAME: &str = "sslcollector";
 
 const RING_BYTES: std::ops::RangeInclusive<u64> = BOOTSTRAP_BYTES..=MAX_DATA_BYTES;
 
@@ -34,6 +31,7 @@ const RING_BYTES: std::ops::RangeInclusive<u64> = BOOTSTRAP_BYTES..=MAX_DATA_BYT
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) path: SocketAddrUnix,
+    /// The same as an abstract name (unix(7)): for processes in whose root the path is missing.
     pub(crate) abstract_name: SocketAddrUnix,
     pub(crate) agent_uid: Option<u32>,
     /// Size of the ring that will be granted, where that is known.
@@ -52,14 +50,14 @@ impl Settings {
     fn read(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let told = variable("SSLCOLLECTOR_SOCKET").filter(|path| !path.is_empty());
         let enabled = || variable("SSLCOLLECTOR_ENABLE").is_some_and(|value| value == "1");
-        let (path, name) = match &told {
-            Some(path) => (path.as_bytes(), path.as_bytes()),
-            None if enabled() => (DEFAULT_SOCKET.as_bytes(), DEFAULT_ABSTRACT_NAME.as_bytes()),
+        let path = match &told {
+            Some(path) => path.as_bytes(),
+            None if enabled() => DEFAULT_SOCKET.as_bytes(),
             None => return None,
         };
         Some(Self {
             path: SocketAddrUnix::new(path).ok()?,
-            abstract_name: SocketAddrUnix::new_abstract_name(name).ok()?,
+            abstract_name: SocketAddrUnix::new_abstract_name(path).ok()?,
             agent_uid: variable("SSLCOLLECTOR_AGENT_UID")
                 .and_then(|uid| uid.to_str()?.parse().ok()),
             promised_bytes: variable("SSLCOLLECTOR_RING_BYTES")
@@ -102,7 +100,7 @@ mod tests {
         assert_eq!(system.path.path_bytes(), Some(DEFAULT_SOCKET.as_bytes()));
         assert_eq!(
             system.abstract_name.abstract_name(),
-            Some(&b"sslcollector"[..])
+            Some(DEFAULT_SOCKET.as_bytes())
         );
         let own = settings(&[
             ("SSLCOLLECTOR_SOCKET", "/tmp/a"),
