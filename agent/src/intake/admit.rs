@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::{AttachError, AttachMessage};
-use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES};
-use mirror_hook::ring::Consumer;
+use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAGIC, control};
+use mirror_hook::ring::{Consumer, Memory};
 use mirror_hook::shm::{MapError, Mapping};
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -33,6 +34,9 @@ pub enum Refusal {
     /// The memory hasn't the size that the message says.
     #[error("the memory has another size")]
     Size,
+    /// It waited too long for an answer, and goes on with another ring or none.
+    #[error("the process has given the ring up")]
+    Abandoned,
     /// The kernel refused to map or to allocate it.
     #[error("the memory can't be mapped or allocated")]
     Memory,
@@ -49,7 +53,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// All, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -60,6 +64,7 @@ impl Refusal {
         Self::Version,
         Self::NotSealed,
         Self::Size,
+        Self::Abandoned,
         Self::Memory,
         Self::Budget,
         Self::TooMany,
@@ -141,6 +146,9 @@ pub(super) fn admit(
 ) -> Result<(Consumer<Mapping>, Pages), Refusal> {
     let message = AttachMessage::parse(message)?;
     let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), message.data_bytes)?;
+    if mapping.load_u64(control::MAGIC, Ordering::Acquire) != MAGIC {
+        return Err(Refusal::Abandoned);
+    }
     let granted = budget.grant(message.data_bytes);
     let capacity = granted.unwrap_or(BOOTSTRAP_BYTES);
     let consumer = Consumer::new(mapping, capacity).map_err(|_| Refusal::Size)?;
@@ -219,11 +227,10 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mirror_hook::layout::{STATE_DETACHED, STATE_READY, control};
-    use mirror_hook::ring::Memory;
+    use mirror_hook::layout::{STATE_DETACHED, STATE_READY};
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
-    use std::sync::atomic::Ordering;
+    use rustix::io::pwrite;
 
     const MESSAGE: AttachMessage = AttachMessage {
         data_bytes: 1 << 20,
@@ -243,6 +250,7 @@ mod tests {
         let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
         let memfd = memfd_create("test", flags).unwrap();
         ftruncate(&memfd, CONTROL_BYTES as u64 + MESSAGE.data_bytes).unwrap();
+        pwrite(&memfd, &MAGIC.to_ne_bytes(), 0).unwrap();
         fcntl_add_seals(&memfd, seals).unwrap();
         memfd
     }
@@ -292,6 +300,7 @@ mod tests {
         let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
         let large = memfd_create("test", flags).unwrap();
         ftruncate(&large, CONTROL_BYTES as u64 + message.data_bytes).unwrap();
+        pwrite(&large, &MAGIC.to_ne_bytes(), 0).unwrap();
         fcntl_add_seals(
             &large,
             SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
@@ -338,7 +347,10 @@ mod tests {
             data_bytes: 2 << 20,
             ..MESSAGE
         };
+        let given_up = sealed();
+        pwrite(&given_up, &[0; 8], 0).unwrap();
         let cases = [
+            (admit(&message, given_up, &budget), Refusal::Abandoned),
             (admit(&message, loose, &budget), Refusal::NotSealed),
             (admit(&message, file, &budget), Refusal::NotSealed),
             (admit(&message[1..], sealed(), &budget), Refusal::Message),
