@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mirror_hook::attach::AttachMessage;
 use mirror_hook::event::{Meta, Role};
-use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, kind};
+use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAGIC, kind};
 use mirror_hook::ring::{Memory, Producer, Record};
 use mirror_hook::shm::Mapping;
 use proptest::prelude::*;
@@ -26,6 +26,7 @@ fn attach(agent: &Agent) -> Mapping {
 pub(crate) fn attach_at(agent: &Path) -> Mapping {
     let memfd = memfd_create("test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&memfd, CONTROL_BYTES as u64 + BOOTSTRAP_BYTES).unwrap();
+    rustix::io::pwrite(&memfd, &MAGIC.to_ne_bytes(), 0).unwrap();
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memfd, seals).unwrap();
     let message = AttachMessage {
