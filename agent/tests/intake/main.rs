@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::clock::{Clock, monotonic_now};
 use agent::event::{Binding, Side};
@@ -26,6 +26,9 @@ use agent::intake::{Intake, IntakeConfig, IntakeStats};
 use mirror_hook::layout::{OWNER_DIED, control};
 use mirror_hook::ring::Memory;
 use program::{FLOOD_BYTES, LISTENING, SCRIPT, TALK_BYTES, TALKS};
+
+/// A test that waits this long waits for what will never come.
+const GIVE_UP: Duration = Duration::from_secs(120);
 use seen::{End, Seen};
 
 /// An agent's upstream half, with a directory for its socket.
@@ -78,7 +81,13 @@ impl Agent {
 
     /// Runs the main loop until `done` says so.
     pub(crate) fn run_until(&mut self, done: impl Fn(&IntakeStats) -> bool) {
+        let start = Instant::now();
         while !done(&self.intake.stats()) {
+            assert!(
+                start.elapsed() < GIVE_UP,
+                "stuck: {:?}",
+                self.intake.stats()
+            );
             if !self.turn() {
                 self.intake.wait(Duration::from_millis(100));
             }
@@ -279,7 +288,9 @@ fn a_killed_agent_leaves_its_mark() {
     assert!(lines.any(|line| line == LISTENING));
     let ring = hostile::attach_at(&socket);
     let owner = || ring.load_u32(control::OWNER, Ordering::Acquire);
+    let start = Instant::now();
     while owner() == 0 {
+        assert!(start.elapsed() < GIVE_UP, "the agent owns nothing");
         std::thread::yield_now();
     }
     assert_eq!(owner() & OWNER_DIED, 0);
