@@ -9,7 +9,7 @@ use mirror_tests::client;
 use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::nginx::Nginx;
 use mirror_tests::place::Place;
-use mirror_tests::process::{Process, run, until};
+use mirror_tests::process::{Process, output_of, run, until};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
 use mirror_tests::sslcollector;
@@ -130,6 +130,28 @@ fn a_program_without_libssl_is_told_from_one_that_has_it() {
     let output = run(command.arg("true"));
     assert!(said(&output).contains("no TLS"), "{}", said(&output));
     nginx.quit();
+}
+
+/// A library that is linked in can't be replaced by a patched one.
+#[test]
+fn a_program_with_its_library_linked_in_is_told() {
+    let place = Place::new(&[]);
+    let (source, program) = (place.path("linked.c"), place.path("linked"));
+    let text = "#include <openssl/ssl.h>\n\
+                int main(void) { return SSL_CTX_new(TLS_client_method()) == NULL; }\n";
+    fs::write(&source, text).expect("a source file");
+    let mut cc = Command::new("cc");
+    cc.arg("-static").arg("-o").args([&program, &source]);
+    // What a static libcrypto says of getaddrinfo is no concern here.
+    output_of(cc.args(["-lssl", "-lcrypto", "-ldl", "-pthread"]));
+    let mut command = sslcollector::run_to(&place.path("x.pcapng"), &[]);
+    let output = run(command.arg(&program));
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains("no TLS") && text.contains("linked statically"),
+        "{text}"
+    );
 }
 
 #[test]
