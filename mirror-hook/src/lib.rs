@@ -14,11 +14,13 @@
 pub mod attach;
 pub mod capi;
 pub mod config;
+mod conn;
 pub mod event;
 mod guard;
 pub mod hook;
 pub mod layout;
 mod process;
+mod records;
 pub mod ring;
 pub mod shm;
 mod socket;

@@ -1,0 +1,311 @@
+//! The state of one mirrored connection: what it has announced where, and how far its streams are.
+
+use crate::event::{
+    Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Transport,
+};
+use crate::guard::guarded;
+use crate::hook::{Info, Mirror};
+use crate::layout::{control, kind};
+use crate::process::{self, Ring};
+use crate::records::{Place, write_close, write_meta};
+use crate::ring::{ClosedConnection, Refused};
+use crate::socket::SocketFacts;
+
+/// Mirrors one connection into the process's ring. All zeros before its first use.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Conn {
+    /// The ring in which it is announced, or 0.
+    instance: u64,
+    /// Its number there.
+    connection: u64,
+    sent: u64,
+    received: u64,
+    flags: u64,
+    reserved: [u64; 3],
+}
+
+const _: () = assert!(size_of::<Conn>() == 64);
+
+/// An OPEN found no room; the connection wants another.
+const OPEN_DEFERRED: u64 = 1;
+/// An UPDATE found no room; the connection wants `open` called, which repeats it.
+const UPDATE_DEFERRED: u64 = 1 << 1;
+const SENT_ENDED: u64 = 1 << 2;
+const RECEIVED_ENDED: u64 = 1 << 3;
+/// Its CLOSE has been written, or was due while nothing was mirrored.
+const ABORTED: u64 = 1 << 4;
+/// DTLS or QUIC: announced and closed, without its text.
+const WITHOUT_TEXT: u64 = 1 << 5;
+
+impl Conn {
+    /// A connection before its first use.
+    pub const fn new() -> Self {
+        Self {
+            instance: 0,
+            connection: 0,
+            sent: 0,
+            received: 0,
+            flags: 0,
+            reserved: [0; 3],
+        }
+    }
+
+    /// Offsets sent and received so far.
+    pub fn offsets(&self) -> (u64, u64) {
+        (self.sent, self.received)
+    }
+
+    fn has(&self, flag: u64) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The ring in which this connection is announced, if that is the one in use.
+    #[inline]
+    fn announced(&self) -> Option<&'static Ring> {
+        process::ring().filter(|ring| ring.instance == self.instance)
+    }
+
+    /// Counts `length` bytes; where they are to be copied, if they are. The fast path: nothing in
+    /// here panics or touches errno.
+    #[inline]
+    pub(crate) fn advance(&mut self, direction: Direction, length: u64) -> Option<Place> {
+        let offset = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
+        };
+        let from = *offset;
+        *offset = from.wrapping_add(length);
+        let ring = self.announced()?;
+        let wanted = length != 0 && !self.has(ABORTED | WITHOUT_TEXT);
+        wanted.then_some(Place {
+            ring,
+            connection: self.connection,
+            direction,
+            from,
+        })
+    }
+
+    /// [`Mirror::wants_open`] up to where it gets more expensive: `None` is "perhaps".
+    #[inline]
+    pub(crate) fn surely_wants_open(&self) -> Option<bool> {
+        match process::ring() {
+            Some(ring) if ring.instance == self.instance && !self.has(UPDATE_DEFERRED) => {
+                Some(false)
+            }
+            Some(_) => None,
+            None if process::is_unnoticed_child() => None,
+            None => Some(false),
+        }
+    }
+
+    pub(crate) fn perhaps_wants_open(&self) -> bool {
+        if self.has(ABORTED) {
+            return false;
+        }
+        let Some(ring) = process::ring() else {
+            return process::is_unnoticed_child();
+        };
+        if ring.producer.detached() {
+            return false;
+        }
+        // What found no room is tried again when there is some.
+        let deferred = self.has(OPEN_DEFERRED | UPDATE_DEFERRED);
+        !deferred || ring.producer.fits(META_BYTES + MAX_SNI + MAX_ALPN)
+    }
+
+    pub(crate) fn open_now(&mut self, info: &mut Info<'_>) {
+        process::attach_child();
+        let Some(ring) = process::ring() else {
+            return;
+        };
+        if self.has(ABORTED) || ring.producer.detached() {
+            return;
+        }
+        if self.instance == ring.instance {
+            if self.has(UPDATE_DEFERRED) {
+                self.update_now(info);
+            }
+            return;
+        }
+        let never_announced = self.instance == 0;
+        let announcement = if !never_announced && !ring.same_process(self.instance) {
+            Announcement::Inherited
+        } else if never_announced && self.offsets() == (0, 0) {
+            Announcement::New
+        } else {
+            Announcement::Midstream
+        };
+        let inherited = announcement == Announcement::Inherited;
+        self.fill(info);
+        let meta = &mut info.meta;
+        meta.announcement = announcement;
+        meta.parent = inherited.then_some((self.instance, self.connection));
+        let connection = ring.new_connection();
+        if !write_meta(ring, kind::OPEN, connection, meta) {
+            if !self.has(OPEN_DEFERRED) {
+                ring.count(control::OPENS_DEFERRED, 1);
+            }
+            self.flags |= OPEN_DEFERRED;
+            return;
+        }
+        self.instance = ring.instance;
+        self.connection = connection;
+        self.flags &= !(OPEN_DEFERRED | UPDATE_DEFERRED);
+        if meta.transport != Transport::Tcp {
+            self.flags |= WITHOUT_TEXT;
+            ring.count(control::NOT_MIRRORED, 1);
+        }
+        // What this ring doesn't know yet.
+        for (flag, reason) in [
+            (SENT_ENDED, CloseReason::SentEnd),
+            (RECEIVED_ENDED, CloseReason::ReceivedEnd),
+        ] {
+            if self.has(flag) {
+                self.write_end(ring, reason);
+            }
+        }
+    }
+
+    pub(crate) fn update_now(&mut self, info: &mut Info<'_>) {
+        let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
+            return;
+        };
+        self.fill(info);
+        if write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
+            self.flags &= !UPDATE_DEFERRED;
+        } else {
+            self.flags |= UPDATE_DEFERRED;
+        }
+    }
+
+    pub(crate) fn early_rejected_now(&mut self, info: &mut Info<'_>) {
+        self.sent = 0;
+        let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
+            return;
+        };
+        self.fill(info);
+        info.meta.early = EarlyData::Rejected;
+        if !write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
+            // Offsets that begin again unannounced would be wrong data: end this announcement, and
+            // begin another, which needs nothing of this one.
+            ring.producer.table_close(&self.closed(CloseReason::Abort));
+            self.instance = 0;
+            self.flags |= OPEN_DEFERRED;
+        }
+    }
+
+    pub(crate) fn end_now(&mut self, direction: Direction) {
+        let (flag, reason) = match direction {
+            Direction::Sent => (SENT_ENDED, CloseReason::SentEnd),
+            Direction::Received => (RECEIVED_ENDED, CloseReason::ReceivedEnd),
+        };
+        if self.has(flag) {
+            return;
+        }
+        self.flags |= flag;
+        if let Some(ring) = self
+            .announced()
+            .filter(|_| !self.has(ABORTED | WITHOUT_TEXT))
+        {
+            self.write_end(ring, reason);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, reason: CloseReason) {
+        if let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) {
+            let closed = self.closed(reason);
+            if matches!(write_close(ring, &closed), Err(Refused::Full)) {
+                ring.producer.table_close(&closed);
+            }
+        }
+        match reason {
+            CloseReason::Abort => self.flags |= ABORTED,
+            _ => *self = Self::new(),
+        }
+    }
+
+    /// The end of one direction. Where it finds no room it is dropped: the connection's end tells.
+    fn write_end(&self, ring: &Ring, reason: CloseReason) {
+        if matches!(write_close(ring, &self.closed(reason)), Err(Refused::Full)) {
+            ring.count(control::DROPPED_RECORDS, 1);
+        }
+    }
+
+    fn closed(&self, reason: CloseReason) -> ClosedConnection {
+        ClosedConnection {
+            connection: self.connection,
+            reason,
+            sent: self.sent,
+            received: self.received,
+            at_ns: process::now_ns(),
+        }
+    }
+
+    /// Adds to what the caller knows what the socket and this connection know. In place: a `Meta` is
+    /// large for a stack that isn't ours.
+    fn fill(&self, info: &mut Info<'_>) {
+        let meta = &mut info.meta;
+        if let Some(socket) = info.socket {
+            let wire_written = meta.wire_counts.map(|counts| counts.1);
+            let facts = SocketFacts::ask(socket, wire_written);
+            meta.addresses = meta.addresses.or(facts.addresses);
+            meta.cookies = meta.cookies.or(facts.cookies);
+            meta.clear_prefix_sent = meta.clear_prefix_sent.or(facts.clear_prefix_sent);
+        }
+        meta.offsets = self.offsets();
+        meta.parent = None;
+        meta.announcement = Announcement::New;
+        meta.sni = meta.sni.get(..MAX_SNI).unwrap_or(meta.sni);
+        meta.alpn = meta.alpn.get(..MAX_ALPN).unwrap_or(meta.alpn);
+    }
+}
+
+impl Mirror for Conn {
+    fn wants_open(&self) -> bool {
+        self.surely_wants_open()
+            .unwrap_or_else(|| guarded(|| self.perhaps_wants_open()))
+    }
+
+    fn open(&mut self, info: &Info<'_>) {
+        guarded(|| self.open_now(&mut info.clone()));
+    }
+
+    fn update(&mut self, info: &Info<'_>) {
+        guarded(|| self.update_now(&mut info.clone()));
+    }
+
+    fn sent(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.advance(Direction::Sent, bytes.len() as u64) {
+            guarded(|| place.copy(bytes));
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.advance(Direction::Received, bytes.len() as u64) {
+            guarded(|| place.copy(bytes));
+        }
+    }
+
+    fn lost(&mut self, direction: Direction, bytes: u64) {
+        if let Some(place) = self.advance(direction, bytes) {
+            guarded(|| place.declare_lost(bytes));
+        }
+    }
+
+    fn early_rejected(&mut self, info: &Info<'_>) {
+        guarded(|| self.early_rejected_now(&mut info.clone()));
+    }
+
+    fn end(&mut self, direction: Direction) {
+        guarded(|| self.end_now(direction));
+    }
+
+    fn abort(&mut self) {
+        guarded(|| self.finish(CloseReason::Abort));
+    }
+
+    fn close(&mut self) {
+        guarded(|| self.finish(CloseReason::Free));
+    }
+}
