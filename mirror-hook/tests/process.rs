@@ -127,9 +127,9 @@ fn harmless(call: impl FnOnce()) {
     assert_eq!(descriptors(), before);
 }
 
-/// Not a test: the application's side of each test below.
+/// The application's side of each test below, which start this binary again with a scenario set.
+/// Nothing by itself.
 #[test]
-#[ignore = "started by the other tests, as another process"]
 fn application() {
     let Ok(scenario) = std::env::var(SCENARIO) else {
         return;

@@ -212,7 +212,7 @@ pub(crate) struct Application {
 impl Application {
     pub(crate) fn start(scenario: &str, socket: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "application", "--ignored", "--nocapture"])
+            .args(["--exact", "application", "--nocapture"])
             .env(SCENARIO, scenario)
             .env("SSLCOLLECTOR_SOCKET", socket)
             .env(
