@@ -196,7 +196,8 @@ $request_method $request_uri $request_body_file';
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}
     location /chunked/ {{ alias {dir}/www/; ssi on; ssi_types *; }}
-    location /close/ {{ alias {dir}/www/; keepalive_timeout 0; }}
+    # Neither a length nor chunks: the body ends where the server closes, and no earlier.
+    location /close/ {{ alias {dir}/www/; ssi on; ssi_types *; chunked_transfer_encoding off; }}
     location /put/ {{ alias {dir}/put/; dav_methods PUT; }}
     location /post/ {{
       client_body_in_file_only on;

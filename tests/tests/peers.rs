@@ -41,6 +41,8 @@ fn curl_and_nginx_say_the_same() {
     nginx.quit();
     let log = nginx.log();
     assert_eq!(log.len(), expected);
+    // What is stored is of the second round. A port may be the same in both: they differ in the address.
+    let log = &log[expected / 2..];
     for transfer in transfers
         .iter()
         .filter(|transfer| transfer.abort_after.is_none())
