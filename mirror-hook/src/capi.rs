@@ -18,7 +18,7 @@ use std::os::fd::BorrowedFd;
 use std::slice;
 
 use crate::event::{CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, Meta, Role, Transport};
-use crate::guard::{guarded, silence_panics};
+use crate::guard::{guarded, guarded_apart, silence_panics};
 use crate::hook::{Conn, Info};
 use crate::process;
 
@@ -123,7 +123,7 @@ macro_rules! entry {
     };
     ($fast:expr => |$value:pat_param| $body:expr) => {
         match $fast {
-            Some($value) => guarded(|| $body),
+            Some($value) => guarded_apart(move || $body),
             None => Default::default(),
         }
     };
@@ -158,8 +158,8 @@ pub extern "C" fn mirror_hook_handshake() {
 pub unsafe extern "C" fn mirror_hook_wants_open(conn: *const mirror_hook_conn) -> bool {
     // SAFETY: by the contract above; the layouts are the same.
     let conn = unsafe { conn.cast::<Conn>().as_ref() };
-    let perhaps = conn.filter(|conn| conn.surely_wants_open().is_none());
-    entry!(perhaps => |conn| conn.perhaps_wants_open())
+    let perhaps = conn.filter(|conn| conn.may_want_open());
+    entry!(perhaps => |conn| conn.wants_open_now())
 }
 
 /// Announces the connection, if mirror_hook_wants_open says so.
@@ -210,9 +210,12 @@ pub unsafe extern "C" fn mirror_hook_sent(
 ) {
     // SAFETY: by the contract above; the layouts are the same.
     let conn = unsafe { conn.cast::<Conn>().as_mut() };
-    let place = conn.and_then(|conn| conn.advance(Direction::Sent, length as u64));
-    // SAFETY: by the contract above.
-    entry!(place => |place| place.copy(unsafe { bytes_at(bytes.cast(), length) }))
+    let mirrored =
+        conn.and_then(|conn| conn.advance(Direction::Sent, length as u64).then_some(conn));
+    entry!(mirrored => |conn| {
+        // SAFETY: by the contract above.
+        conn.copy_now(Direction::Sent, unsafe { bytes_at(bytes.cast(), length) });
+    })
 }
 
 /// Clear text that the library has handed to the application; not on a peek. Always to be called:
@@ -228,9 +231,14 @@ pub unsafe extern "C" fn mirror_hook_received(
 ) {
     // SAFETY: by the contract above; the layouts are the same.
     let conn = unsafe { conn.cast::<Conn>().as_mut() };
-    let place = conn.and_then(|conn| conn.advance(Direction::Received, length as u64));
-    // SAFETY: by the contract above.
-    entry!(place => |place| place.copy(unsafe { bytes_at(bytes.cast(), length) }))
+    let mirrored = conn.and_then(|conn| {
+        conn.advance(Direction::Received, length as u64)
+            .then_some(conn)
+    });
+    entry!(mirrored => |conn| {
+        // SAFETY: by the contract above.
+        conn.copy_now(Direction::Received, unsafe { bytes_at(bytes.cast(), length) });
+    })
 }
 
 /// `length` bytes passed in `direction` that the caller has no copy of.
@@ -245,8 +253,12 @@ pub unsafe extern "C" fn mirror_hook_lost(
 ) {
     // SAFETY: by the contract above; the layouts are the same.
     let conn = unsafe { conn.cast::<Conn>().as_mut() };
-    let place = conn.and_then(|conn| conn.advance(direction_of(direction)?, length));
-    entry!(place => |place| place.declare_lost(length))
+    let told = conn.zip(direction_of(direction));
+    let mirrored = told.and_then(|(conn, direction)| {
+        let mirrored = conn.advance(direction, length);
+        mirrored.then_some((conn, direction))
+    });
+    entry!(mirrored => |(conn, direction)| conn.declare_lost_now(direction, length))
 }
 
 /// 0-RTT data was rejected: what was sent so far was never read by the server. Offsets begin again

@@ -3,7 +3,7 @@
 use crate::event::{
     Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Transport,
 };
-use crate::guard::guarded;
+use crate::guard::{guarded, guarded_apart};
 use crate::hook::{Info, Mirror};
 use crate::layout::{control, kind};
 use crate::process::{self, Ring};
@@ -61,45 +61,61 @@ impl Conn {
     }
 
     /// The ring in which this connection is announced, if that is the one in use.
-    #[inline]
     fn announced(&self) -> Option<&'static Ring> {
         process::ring().filter(|ring| ring.instance == self.instance)
     }
 
-    /// Counts `length` bytes; where they are to be copied, if they are. The fast path: nothing in
-    /// here panics or touches errno.
+    /// Counts `length` bytes. `true`: something is mirrored in this process, so `copy_now` has to
+    /// follow. This is all that a call costs where nothing is: no panic, no call, a few instructions.
     #[inline]
-    pub(crate) fn advance(&mut self, direction: Direction, length: u64) -> Option<Place> {
+    pub(crate) fn advance(&mut self, direction: Direction, length: u64) -> bool {
         let offset = match direction {
             Direction::Sent => &mut self.sent,
             Direction::Received => &mut self.received,
         };
-        let from = *offset;
-        *offset = from.wrapping_add(length);
+        *offset = offset.wrapping_add(length);
+        process::ring().is_some()
+    }
+
+    /// Where the `length` bytes that were counted last are to be copied, if they are.
+    fn place(&self, direction: Direction, length: u64) -> Option<Place> {
         let ring = self.announced()?;
+        let offset = match direction {
+            Direction::Sent => self.sent,
+            Direction::Received => self.received,
+        };
         let wanted = length != 0 && !self.has(ABORTED | WITHOUT_TEXT);
         wanted.then_some(Place {
             ring,
             connection: self.connection,
             direction,
-            from,
+            from: offset.wrapping_sub(length),
         })
     }
 
-    /// [`Mirror::wants_open`] up to where it gets more expensive: `None` is "perhaps".
-    #[inline]
-    pub(crate) fn surely_wants_open(&self) -> Option<bool> {
-        match process::ring() {
-            Some(ring) if ring.instance == self.instance && !self.has(UPDATE_DEFERRED) => {
-                Some(false)
-            }
-            Some(_) => None,
-            None if process::is_unnoticed_child() => None,
-            None => Some(false),
+    /// The copying part of `sent` and `received`, behind `advance`.
+    pub(crate) fn copy_now(&self, direction: Direction, bytes: &[u8]) {
+        if let Some(place) = self.place(direction, bytes.len() as u64) {
+            place.copy(bytes);
         }
     }
 
-    pub(crate) fn perhaps_wants_open(&self) -> bool {
+    pub(crate) fn declare_lost_now(&self, direction: Direction, bytes: u64) {
+        if let Some(place) = self.place(direction, bytes) {
+            place.declare_lost(bytes);
+        }
+    }
+
+    /// Whether [`Conn::wants_open_now`] has to be asked: not where nothing is mirrored.
+    #[inline]
+    pub(crate) fn may_want_open(&self) -> bool {
+        match process::ring() {
+            Some(ring) => ring.instance != self.instance || self.has(UPDATE_DEFERRED),
+            None => process::is_child(),
+        }
+    }
+
+    pub(crate) fn wants_open_now(&self) -> bool {
         if self.has(ABORTED) {
             return false;
         }
@@ -263,8 +279,7 @@ impl Conn {
 
 impl Mirror for Conn {
     fn wants_open(&self) -> bool {
-        self.surely_wants_open()
-            .unwrap_or_else(|| guarded(|| self.perhaps_wants_open()))
+        self.may_want_open() && guarded_apart(|| self.wants_open_now())
     }
 
     fn open(&mut self, info: &Info<'_>) {
@@ -276,20 +291,20 @@ impl Mirror for Conn {
     }
 
     fn sent(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.advance(Direction::Sent, bytes.len() as u64) {
-            guarded(|| place.copy(bytes));
+        if self.advance(Direction::Sent, bytes.len() as u64) {
+            guarded_apart(|| self.copy_now(Direction::Sent, bytes));
         }
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.advance(Direction::Received, bytes.len() as u64) {
-            guarded(|| place.copy(bytes));
+        if self.advance(Direction::Received, bytes.len() as u64) {
+            guarded_apart(|| self.copy_now(Direction::Received, bytes));
         }
     }
 
     fn lost(&mut self, direction: Direction, bytes: u64) {
-        if let Some(place) = self.advance(direction, bytes) {
-            guarded(|| place.declare_lost(bytes));
+        if self.advance(direction, bytes) {
+            guarded_apart(|| self.declare_lost_now(direction, bytes));
         }
     }
 

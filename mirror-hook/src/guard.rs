@@ -21,6 +21,13 @@ pub(crate) fn guarded<T: Default>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// [`guarded`] for the paths of each call: out of line, so that where nothing is mirrored nothing of
+/// it is paid, not even saved registers.
+#[inline(never)]
+pub(crate) fn guarded_apart<T: Default>(work: impl FnOnce() -> T) -> T {
+    guarded(work)
+}
+
 /// Keeps panics of this crate off the application's standard error; all others stay as they are.
 ///
 /// Called when a library in C starts that has this crate inside: then the standard library, and with

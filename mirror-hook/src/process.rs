@@ -14,6 +14,7 @@
 //!
 //! Nobody waits here: who finds another thread attaching goes on without a mirror.
 
+use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -24,7 +25,7 @@ use crate::attach;
 use crate::config::Settings;
 use crate::layout::control;
 use crate::ring::{Memory, Producer};
-use crate::shm::{self, ForkPage, Mapping, Slot};
+use crate::shm::{self, ForkPage, Mapping, Pointer, Slot};
 
 /// A ring that an agent has been told of.
 #[derive(Debug)]
@@ -51,7 +52,10 @@ const READING: u32 = 1;
 const READ: u32 = 2;
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
-static PAGE: OnceLock<&'static ForkPage<Ring>> = OnceLock::new();
+/// Where `PAGE` leads to in a process that isn't mirrored: the paths of each call need no question
+/// whether there is a page.
+static NO_PAGE: ForkPage<Ring> = ForkPage::none();
+static PAGE: Pointer<ForkPage<Ring>> = Pointer::new(&NO_PAGE);
 static OFF: AtomicBool = AtomicBool::new(false);
 /// The newest ring of this process or of the one that forked it, which may be over.
 static LAST: Slot<Ring> = Slot::empty();
@@ -79,10 +83,15 @@ impl Ring {
     }
 }
 
-/// The ring in use. A handful of instructions: this is the whole cost of a mirror that is off.
+/// The ring in use. Two loads: this is the whole cost of a mirror that is off.
 #[inline]
 pub(crate) fn ring() -> Option<&'static Ring> {
-    PAGE.get()?.ring.load()
+    PAGE.load().ring.load()
+}
+
+/// Whether the settings say that this process is to be mirrored.
+fn enabled() -> bool {
+    !ptr::eq(PAGE.load(), &raw const NO_PAGE)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds, without a system call (vDSO).
@@ -106,20 +115,18 @@ pub(crate) fn init() -> bool {
             // Without a page that tells forks apart there is no mirror (Linux before 4.14).
             if let Ok(page) = ForkPage::leak() {
                 page.alive.store(1, Ordering::Release);
-                let _ = PAGE.set(page);
+                PAGE.set(page);
             }
         }
         INIT.store(READ, Ordering::Release);
     }
-    PAGE.get().is_some()
+    enabled()
 }
 
 /// No more mirror in this process: a defect has shown, or the shared memory is corrupt.
 pub(crate) fn turn_off() {
     OFF.store(true, Ordering::Relaxed);
-    if let Some(page) = PAGE.get() {
-        page.ring.set(None);
-    }
+    PAGE.load().ring.set(None);
 }
 
 #[cfg(test)]
@@ -134,12 +141,15 @@ pub(crate) fn handshake() {
     }
 }
 
+/// Whether this process was forked from one that was enabled, and has not looked since.
+#[inline]
+pub(crate) fn is_child() -> bool {
+    PAGE.load().alive.load(Ordering::Acquire) == 0
+}
+
 /// Whether this process was forked from one that was mirrored, and has not looked since.
 pub(crate) fn is_unnoticed_child() -> bool {
-    let Some(page) = PAGE.get() else {
-        return false;
-    };
-    page.alive.load(Ordering::Acquire) == 0
+    is_child()
         && (LAST.load().is_some() || PARENT.load(Ordering::Relaxed) != 0)
         && !OFF.load(Ordering::Relaxed)
 }
@@ -152,7 +162,8 @@ pub(crate) fn attach_child() {
 }
 
 fn attach(now: bool) {
-    let (Some(page), Some(settings)) = (PAGE.get(), SETTINGS.get()) else {
+    let page = PAGE.load();
+    let Some(settings) = SETTINGS.get().filter(|_| enabled()) else {
         return;
     };
     if OFF.load(Ordering::Relaxed) {

@@ -273,6 +273,16 @@ pub(crate) struct ForkPage<T: 'static> {
 }
 
 impl<T: Sync> ForkPage<T> {
+    /// What stands for a page where there is none: nothing is in it, in no process.
+    pub(crate) const fn none() -> Self {
+        Self {
+            alive: AtomicU32::new(1),
+            attaching: AtomicU32::new(0),
+            process: AtomicU64::new(0),
+            ring: Slot::empty(),
+        }
+    }
+
     /// A fresh page, all zeros.
     pub(crate) fn leak() -> io::Result<&'static Self> {
         let page = private_page::<Self>()?;
@@ -318,6 +328,29 @@ impl<T: Sync> Slot<T> {
     pub(crate) fn set(&self, value: Option<&'static T>) {
         let pointer = value.map_or(ptr::null_mut(), |value| ptr::from_ref(value).cast_mut());
         self.0.store(pointer, Ordering::Release);
+    }
+}
+
+/// A place for one of several leaked values; never empty, so that a look at it is one load.
+#[derive(Debug)]
+pub(crate) struct Pointer<T: 'static>(AtomicPtr<T>);
+
+impl<T: Sync> Pointer<T> {
+    pub(crate) const fn new(value: &'static T) -> Self {
+        Self(AtomicPtr::new(ptr::from_ref(value).cast_mut()))
+    }
+
+    /// What is there. Pairs with the Release in `set`.
+    #[inline]
+    pub(crate) fn load(&self) -> &'static T {
+        let pointer = self.0.load(Ordering::Acquire);
+        // SAFETY: made from a `&'static T` in `new` or `set`; a fork keeps its address valid.
+        unsafe { &*pointer }
+    }
+
+    pub(crate) fn set(&self, value: &'static T) {
+        self.0
+            .store(ptr::from_ref(value).cast_mut(), Ordering::Release);
     }
 }
 
