@@ -26,6 +26,8 @@
 //!   32      u64   app        parent_instance      of the ring of the process that forked us, or 0
 //!   64      u64   producers  head                 position behind the last reservation
 //!   128     u64   agent      tail                 position up to which records are read and zeroed
+//!   136     u64   agent      releasing            end of the record that is being zeroed: should the agent
+//!                                                 end between that and tail, the next one goes on here
 //!   192     u32   agent      state                STATE_*
 //!   196     u32   agent      sleeping             1: the agent sleeps in FUTEX_WAIT on this word; the
 //!                                                 producer that wakes it sets 0 first
@@ -116,6 +118,7 @@ pub mod control {
     pub const PARENT_INSTANCE: usize = 32;
     pub const HEAD: usize = 64;
     pub const TAIL: usize = 128;
+    pub const RELEASING: usize = 136;
     pub const STATE: usize = 192;
     pub const SLEEPING: usize = 196;
     pub const GRANTED_BYTES: usize = 200;

@@ -1,139 +1,18 @@
 //! The agent's end. It trusts nothing that it reads: positions are its own, a record's word is
 //! loaded once, its length is bounded, the bytes are copied out and only then looked at.
 
+use std::sync::atomic::compiler_fence;
+
 use super::cursor::{Span, used};
+use super::found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};
 use super::mem::Memory;
 use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, FLAG_RECEIVED, HEADER_BYTES, MAX_DATA_BYTES, MAX_PAYLOAD,
-    RecordWord, STATE_DETACHED, STATE_READY, WAKE_BYTES, control, kind, padded, stamp,
+    RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_READY, WAKE_BYTES, control, kind, padded,
+    stamp,
 };
 use crate::sync::Ordering;
-
-/// The longest record, its header included.
-pub const MAX_RECORD_BYTES: usize = HEADER_BYTES + 8 + MAX_PAYLOAD;
-
-/// Where records are copied to before they are looked at. One for each worker is enough.
-#[derive(Debug)]
-pub struct RecordBuffer(Box<[u8; MAX_RECORD_BYTES]>);
-
-impl RecordBuffer {
-    /// An empty buffer.
-    pub fn new() -> Self {
-        Self(Box::new([0; MAX_RECORD_BYTES]))
-    }
-}
-
-impl Default for RecordBuffer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A record as it came: its length and kind are in bounds, nothing else has been checked. Parse
-/// `body` with [`crate::event::Body::parse`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RawRecord<'a> {
-    /// One of [`kind`].
-    pub kind: u8,
-    /// [`FLAG_RECEIVED`] or 0.
-    pub flags: u8,
-    /// The connection, by the application's count.
-    pub connection: u64,
-    /// CLOCK_MONOTONIC in nanoseconds, by the application.
-    pub at_ns: u64,
-    /// What stands behind the header.
-    pub body: &'a [u8],
-}
-
-/// What [`Consumer::poll`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next<'a> {
-    /// A record.
-    Record(RawRecord<'a>),
-    /// Nothing has been reserved beyond what was read.
-    Empty,
-    /// Something is being written: come back later.
-    Pending,
-    /// Only after [`Consumer::producer_died`]: this many bytes of the ring were a record that its
-    /// writer never completed. They have been passed over.
-    Skipped {
-        /// Length of the record, its header and padding included.
-        bytes: u64,
-    },
-    /// Only after [`Consumer::producer_died`]: the ring ends here, with this many bytes reserved by
-    /// writers that had not yet said how long each record is. Comes once; then [`Next::Empty`].
-    TailUnknown {
-        /// Bytes of the ring up to the last reservation.
-        bytes: u64,
-    },
-}
-
-/// The ring holds what no hook writes. It is over: every later call says the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RingError {
-    /// The capacity isn't a power of two within the bounds, or the memory is smaller.
-    #[error("a ring can't have {capacity} bytes in a memory of {memory} bytes")]
-    BadCapacity {
-        /// What was asked for.
-        capacity: u64,
-        /// Bytes of the memory, the control pages included.
-        memory: u64,
-    },
-    /// `head` is behind the position, unaligned, or further away than the ring is long.
-    #[error("head {head} can't be at position {position}")]
-    BadHead {
-        /// What stood in the control page.
-        head: u64,
-        /// The consumer's own position.
-        position: u64,
-    },
-    /// The record's word belongs to another position.
-    #[error("the record at position {position} has the stamp {stamp}")]
-    BadStamp {
-        /// The consumer's own position.
-        position: u64,
-        /// What the word says.
-        stamp: u16,
-    },
-    /// There is no such kind, or no such flag of it.
-    #[error("the record at position {position} has kind {kind} and flags {flags}")]
-    BadKind {
-        /// The consumer's own position.
-        position: u64,
-        /// What the word says.
-        kind: u8,
-        /// What the word says.
-        flags: u8,
-    },
-    /// No record of this kind has this length, or it ends beyond what has been reserved.
-    #[error("the record of kind {kind} at position {position} has {length} bytes")]
-    BadLength {
-        /// The consumer's own position.
-        position: u64,
-        /// What the word says.
-        kind: u8,
-        /// What the word says.
-        length: u32,
-    },
-}
-
-/// What the application has counted. It may write anything here: for statistics only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// DATA records that found no room.
-    pub dropped_records: u64,
-    /// Clear text bytes in them.
-    pub dropped_bytes: u64,
-    /// OPENs that found no room at first.
-    pub opens_deferred: u64,
-    /// CLOSEs that went into the close table.
-    pub closes_tabled: u64,
-    /// CLOSEs that found no room there either.
-    pub closes_lost: u64,
-    /// Sessions on a transport that isn't forged.
-    pub not_mirrored: u64,
-}
 
 /// Reads a ring. One a ring; it isn't shared.
 #[derive(Debug)]
@@ -167,6 +46,33 @@ impl<M: Memory> Consumer<M> {
             });
         }
         Ok(Self::unchecked(memory, capacity))
+    }
+
+    /// Takes a ring over from an agent that has ended, however that was: as [`Consumer::new`], but
+    /// reads on where that one stopped. A record of which it had begun to give back the room isn't
+    /// read again; it was copied out before. A CLOSE of the close table may come twice.
+    ///
+    /// # Errors
+    /// [`RingError::BadCapacity`], [`RingError::BadHead`].
+    pub fn resume(memory: M, capacity: u64) -> Result<Self, RingError> {
+        Self::new(memory, capacity)?.at_tail()
+    }
+
+    /// Goes to where the agent before stopped, and ends what it had begun.
+    pub(super) fn at_tail(mut self) -> Result<Self, RingError> {
+        // A system call or the end of a process lies between that agent's stores and these loads.
+        self.position = self.memory.load_u64(control::TAIL, Ordering::Acquire);
+        let reserved = self.reserved()?;
+        let releasing = self.memory.load_u64(control::RELEASING, Ordering::Relaxed);
+        // What the application wrote here can't reach beyond what it has reserved itself.
+        let begun = releasing
+            .checked_sub(self.position)
+            .filter(|bytes| *bytes <= reserved.min(padded(MAX_RECORD_BYTES as u64)))
+            .filter(|bytes| bytes.is_multiple_of(RECORD_ALIGN));
+        if let Some(length) = begun.and_then(|bytes| usize::try_from(bytes).ok()) {
+            self.release(length);
+        }
+        Ok(self)
     }
 
     /// A ring as small as a test needs it.
@@ -404,6 +310,10 @@ impl<M: Memory> Consumer<M> {
     fn release(&mut self, length: usize) {
         let whole = padded(length as u64);
         let span = Span::new(self.position, whole as usize, self.capacity);
+        // From here on the record isn't whole: an agent that takes over must not read it.
+        self.memory
+            .store_u64(control::RELEASING, self.position + whole, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
         self.memory.zero(span.first, span.first_bytes);
         self.memory.zero(Span::BEGIN, span.second_bytes);
         self.position += whole;

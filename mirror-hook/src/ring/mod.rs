@@ -18,14 +18,14 @@
 mod close_table;
 mod consumer;
 mod cursor;
+mod found;
 mod mem;
 mod producer;
 #[cfg(test)]
 mod tests;
 
 pub use close_table::ClosedConnection;
-pub use consumer::{
-    Consumer, Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError,
-};
+pub use consumer::Consumer;
+pub use found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};
 pub use mem::{HeapMemory, Memory};
 pub use producer::{Producer, Record, Refused};

@@ -14,6 +14,10 @@ use crate::sync::Ordering;
 /// dropped: nobody waits here.
 const LOOKS: u32 = 8;
 
+/// How often a reservation is tried that others come before. Far more than there are threads, so that
+/// in a good ring nothing is lost; in one that somebody keeps changing the caller goes on.
+const TRIES: u32 = 1000;
+
 /// Writes records. See [`crate::layout`] for what it writes.
 #[derive(Debug)]
 pub struct Producer<M> {
@@ -234,18 +238,19 @@ impl<M: Memory> Producer<M> {
     }
 
     fn reserve(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
-        loop {
+        for _ in 0..TRIES {
             let (head, used) = self.look(room, length)?;
             // Sequentially consistent with the loads of `sleeping` here and of `head` in
             // `Consumer::prepare_sleep`: one of the two sees the other.
             let swap = self
                 .memory
                 .compare_exchange_u64(control::HEAD, head, head + length);
-            // It fails only because another producer came through.
+            // It fails only because another producer came through, or in corrupt memory.
             if swap.is_ok() {
                 return Ok((head, used + length));
             }
         }
+        Err(Refused::Full)
     }
 
     fn wake(&self, in_use: u64) {

@@ -1,0 +1,153 @@
+//! Random histories of producer, consumer and close table, step by step against a model of them.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::CloseReason;
+use crate::layout::{CONTROL_BYTES, HEADER_BYTES, control, padded};
+
+const CAPACITY: u64 = 512;
+const CLOSE_ENTRIES: usize = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// DATA of so many bytes.
+    Write(usize),
+    /// CLOSE, into the table where the ring has no room.
+    Close,
+    Read,
+    ReadClosed,
+    /// The agent ends, and another takes over.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (1..200_usize).prop_map(Step::Write),
+        3 => Just(Step::Close),
+        3 => Just(Step::Read),
+        2 => Just(Step::ReadClosed),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// What the ring and the table hold, as plainly as it can be said.
+#[derive(Debug, Default)]
+struct Model {
+    records: VecDeque<(Record, Vec<u8>)>,
+    head: u64,
+    tail: u64,
+    table: [Option<(ClosedConnection, u64)>; CLOSE_ENTRIES],
+    tabled: u64,
+    lost: u64,
+}
+
+impl Model {
+    fn write(&mut self, record: Record, body: &[u8]) -> bool {
+        let bytes = padded((HEADER_BYTES + body.len()) as u64);
+        let fits = self.head - self.tail + bytes <= CAPACITY;
+        if fits {
+            self.head += bytes;
+            self.records.push_back((record, body.to_vec()));
+        }
+        fits
+    }
+
+    fn read(&mut self) -> Option<(Record, Vec<u8>)> {
+        let (record, body) = self.records.pop_front()?;
+        self.tail += padded((HEADER_BYTES + body.len()) as u64);
+        Some((record, body))
+    }
+
+    fn table_close(&mut self, closed: ClosedConnection) -> bool {
+        let Some(entry) = self.table.iter_mut().find(|entry| entry.is_none()) else {
+            self.lost += 1;
+            return false;
+        };
+        *entry = Some((closed, self.head));
+        self.tabled += 1;
+        true
+    }
+
+    fn next_closed(&mut self) -> Option<ClosedConnection> {
+        let due = |entry: &&mut Option<(_, u64)>| entry.is_some_and(|(_, head)| head <= self.tail);
+        let entry = self.table.iter_mut().find(due)?;
+        entry.take().map(|(closed, _)| closed)
+    }
+}
+
+fn close_record(closed: &ClosedConnection) -> (Record, Vec<u8>) {
+    let record = Record {
+        kind: kind::CLOSE,
+        flags: 0,
+        connection: closed.connection,
+        at_ns: closed.at_ns,
+    };
+    let words = [closed.sent, closed.received, closed.reason as u64];
+    (record, words.map(u64::to_ne_bytes).concat())
+}
+
+proptest! {
+    #[test]
+    fn producer_consumer_and_close_table(steps in prop::collection::vec(step(), 1..150)) {
+        let bytes = usize::try_from(CAPACITY).unwrap();
+        let memory = HeapMemory::with_close_entries(bytes, CLOSE_ENTRIES);
+        let producer = Producer::small(&memory, CAPACITY);
+        let mut consumer = Consumer::small(&memory, CAPACITY);
+        consumer.grant();
+        let mut buffer = RecordBuffer::new();
+        let mut model = Model::default();
+        // At the end all is read, by another agent.
+        let ending = std::iter::once(Step::Restart)
+            .chain(std::iter::repeat_n([Step::Read, Step::ReadClosed], steps.len() + 1).flatten());
+        for (connection, step) in (1..).zip(steps.clone().into_iter().chain(ending)) {
+            match step {
+                Step::Write(length) => {
+                    let body = body(connection, length);
+                    let fits = model.write(data(connection), &body);
+                    prop_assert_eq!(producer.fits(body.len()), fits);
+                    prop_assert_eq!(producer.write(data(connection), &[&body]).is_ok(), fits);
+                }
+                Step::Close => {
+                    let closed = ClosedConnection {
+                        connection,
+                        reason: CloseReason::Free,
+                        sent: connection * 2,
+                        received: connection * 3,
+                        at_ns: connection * 4,
+                    };
+                    let (record, body) = close_record(&closed);
+                    let fits = model.write(record, &body);
+                    prop_assert_eq!(producer.write(record, &[&body]).is_ok(), fits);
+                    if !fits {
+                        prop_assert_eq!(producer.table_close(&closed), model.table_close(closed));
+                    }
+                }
+                Step::Read => match (consumer.poll(&mut buffer).unwrap(), model.read()) {
+                    (Next::Empty, None) => {}
+                    (Next::Record(found), Some((record, body))) => {
+                        let Record { kind, flags, connection, at_ns } = record;
+                        let expected = RawRecord { kind, flags, connection, at_ns, body: &body };
+                        prop_assert_eq!(found, expected);
+                    }
+                    (found, expected) => prop_assert!(false, "{:?}, not {:?}", found, expected),
+                },
+                Step::ReadClosed => {
+                    prop_assert_eq!(consumer.next_closed(), model.next_closed());
+                }
+                Step::Restart => consumer = Consumer::small(&memory, CAPACITY).at_tail().unwrap(),
+            }
+            prop_assert_eq!(memory.load_u64(control::HEAD, Ordering::Relaxed), model.head);
+            prop_assert_eq!(memory.load_u64(control::TAIL, Ordering::Relaxed), model.tail);
+            prop_assert_eq!(consumer.counters().closes_tabled, model.tabled);
+            prop_assert_eq!(consumer.counters().closes_lost, model.lost);
+        }
+        prop_assert!(model.records.is_empty());
+        prop_assert!(model.table.iter().all(Option::is_none));
+        for at in (CONTROL_BYTES..memory.length_bytes()).step_by(8) {
+            prop_assert_eq!(memory.load_u64(at, Ordering::Relaxed), 0);
+        }
+    }
+}
