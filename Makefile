@@ -52,3 +52,9 @@ install-build:
 .PHONY: bench-forge
 bench-forge: install-build ## what forging a packet costs, against copying its text
 	$(CARGO) run --release -q -p mirror-benches --bin forge
+
+.PHONY: attach-faults
+attach-faults: openssl ## each system call of attach, at each place, with each error it can give
+	@scripts/install-peers.sh build demo test
+	$(CARGO) build -p sslcollector
+	MIRROR_ATTACH_FAULTS=all $(CARGO) test -p mirror-tests --test attach_faults

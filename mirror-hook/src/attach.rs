@@ -11,9 +11,9 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     connect, sendmsg, socket_with,
 };
-use rustix::process::{Resource, getrlimit};
 
 use crate::config::Settings;
+use crate::kernel::file_size_limit;
 use crate::layout::{
     ABI_VERSION, BOOTSTRAP_BYTES, CONTROL_BYTES, DEFAULT_DATA_BYTES, MAGIC, MAX_DATA_BYTES, control,
 };
@@ -217,8 +217,7 @@ fn shared_memory(wanted: u64) -> io::Result<(OwnedFd, Mapping, u64)> {
 
 /// A file beyond RLIMIT_FSIZE would kill the process by SIGXFSZ.
 fn affordable_data_bytes(wanted: u64) -> io::Result<u64> {
-    data_bytes_below(getrlimit(Resource::Fsize).current, wanted)
-        .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+    data_bytes_below(file_size_limit()?, wanted).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
 fn data_bytes_below(file_size_limit: Option<u64>, wanted: u64) -> Option<u64> {

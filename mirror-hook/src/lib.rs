@@ -18,6 +18,7 @@ mod conn;
 pub mod event;
 mod guard;
 pub mod hook;
+mod kernel;
 pub mod layout;
 mod process;
 mod records;

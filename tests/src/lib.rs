@@ -11,10 +11,12 @@
 //! Nothing here uses code of the agent or of the hook. What the hook or the agent says of itself is
 //! never evidence; only its clear errors and its summary are looked at.
 
+pub mod attach;
 pub mod client;
 pub mod curl;
 pub mod decode;
 pub mod exchange;
+pub mod faults;
 pub mod judges;
 pub mod nginx;
 pub mod place;
