@@ -253,10 +253,9 @@ fn another_agent(signal: Signal) {
     let flow = flow.expect("the one that has seen both agents");
     // Two responses before the second agent.
     let (head, body) = first_of(old);
-    let (request, response) = (
-        old.sent.len() - flow.request.length() as usize,
-        old.received.len() - flow.response.length() as usize,
-    );
+    let length = |length: u64| usize::try_from(length).expect("a length");
+    let request = old.sent.len() - length(flow.request.length());
+    let response = old.received.len() - length(flow.response.length());
     assert!(request > head && response > body + 20_000);
     assert_from(flow, old, (request, response));
     if signal != Signal::KILL {
