@@ -22,7 +22,8 @@ test: ## the whole test suite, end to end with real peers
 	openssl-compat/tests/run.sh
 
 unit: install-build ## only the tests that need no peers
-	$(CARGO) test -p mirror-hook -p sslcollector -p rustls-mirror
+	$(CARGO) test -p mirror-hook -p rustls-mirror
+	$(CARGO) test -p sslcollector --lib --bins
 
 build: install-build ## the binary, optimised
 	$(CARGO) build --release -p sslcollector
