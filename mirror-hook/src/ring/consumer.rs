@@ -3,14 +3,14 @@
 
 use std::sync::atomic::compiler_fence;
 
+use super::WAKE_BYTES;
 use super::cursor::{Span, used};
 use super::found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};
 use super::mem::Memory;
 use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, FLAG_RECEIVED, HEADER_BYTES, MAX_DATA_BYTES, MAX_PAYLOAD,
-    RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_READY, WAKE_BYTES, control, kind, padded,
-    stamp,
+    RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_READY, control, kind, padded, stamp,
 };
 use crate::sync::Ordering;
 
@@ -144,7 +144,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Announces that the agent is going to FUTEX_WAIT for the value 1 of the `sleeping` word.
     /// `false`: it must not, there is enough to read. Whoever wakes it clears the word; so does
-    /// [`Consumer::woke`] after a timeout. A ring with less than [`WAKE_BYTES`] unread wakes nobody,
+    /// [`Consumer::woke`] after a timeout. A ring with less than [`crate::layout::WAKE_BYTES`] unread wakes nobody,
     /// so the wait needs a timeout.
     pub fn prepare_sleep(&self) -> bool {
         self.memory

@@ -2,7 +2,7 @@
 //! mapped one is [`crate::shm::Mapping`].
 
 use crate::layout::{CLOSE_ENTRIES, CLOSE_ENTRY_BYTES, CLOSE_TABLE, CONTROL_BYTES, control};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, before_seq_cst_load};
 
 /// Shared memory as both ends use it: words by atomics, bytes by copies, never a reference.
 ///
@@ -180,6 +180,7 @@ impl Memory for HeapMemory {
     }
 
     fn load_u64(&self, at: usize, order: Ordering) -> u64 {
+        before_seq_cst_load(order);
         self.word(at).map_or(0, |word| word.load(order))
     }
 

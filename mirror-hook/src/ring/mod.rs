@@ -24,6 +24,12 @@ mod producer;
 #[cfg(test)]
 mod tests;
 
+#[cfg(not(all(test, loom)))]
+use crate::layout::WAKE_BYTES;
+/// One record: loom's rings have no room for more.
+#[cfg(all(test, loom))]
+const WAKE_BYTES: u64 = 40;
+
 pub use close_table::ClosedConnection;
 pub use consumer::Consumer;
 pub use found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::compiler_fence;
 
+use super::WAKE_BYTES;
 use super::cursor::{Span, used};
 use super::mem::Memory;
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, RecordWord,
-    STATE_DETACHED, STATE_READY, STATE_WAITING, WAKE_BYTES, control, padded, stamp,
+    STATE_DETACHED, STATE_READY, STATE_WAITING, control, padded, stamp,
 };
 use crate::sync::Ordering;
 
@@ -83,6 +84,15 @@ impl<M: Memory> Producer<M> {
             memory,
             data_bytes,
             bootstrap_bytes: data_bytes,
+        }
+    }
+
+    /// The same with a bootstrap region.
+    #[cfg(all(test, loom))]
+    pub(crate) fn small_from(memory: M, data_bytes: u64, bootstrap_bytes: u64) -> Self {
+        Self {
+            bootstrap_bytes,
+            ..Self::small(memory, data_bytes)
         }
     }
 

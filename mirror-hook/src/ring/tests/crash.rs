@@ -1,152 +1,16 @@
 //! Death at every single access to the memory: of the application, with two threads in the middle of
 //! something, and of the agent. What is found afterwards is compared with what was seen to be stored.
 
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::cell::RefCell;
 
+use super::mortal::{Mortal, Reservation, Stage, lives};
 use super::*;
 use crate::event::CloseReason;
-use crate::layout::{CONTROL_BYTES, RecordWord, control};
+use crate::layout::{CONTROL_BYTES, control};
 
 const CAPACITY: u64 = 256;
 /// Close entries, and so the accesses that a look at the table takes.
 const CLOSE_ENTRIES: usize = 2;
-
-/// A memory whose user dies at a given access. Copies are made, and can end, byte group by byte group.
-struct Mortal<'a> {
-    memory: &'a HeapMemory,
-    /// Accesses left; the one behind the last isn't made.
-    left: Cell<u64>,
-    /// What was reserved through this memory, and how far each is.
-    reserved: RefCell<Vec<Reservation>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Reservation {
-    from: u64,
-    to: u64,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Reserved,
-    Marked,
-    Committed,
-}
-
-/// What a death unwinds with.
-struct Died;
-
-impl<'a> Mortal<'a> {
-    fn new(memory: &'a HeapMemory, accesses: u64) -> Self {
-        Self {
-            memory,
-            left: Cell::new(accesses),
-            reserved: RefCell::default(),
-        }
-    }
-
-    fn step(&self) {
-        match self.left.get().checked_sub(1) {
-            Some(left) => self.left.set(left),
-            // Not a panic: nothing is to be printed.
-            None => resume_unwind(Box::new(Died)),
-        }
-    }
-
-    fn groups(at: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
-        let mut from = at;
-        std::iter::from_fn(move || {
-            let count = (at + length - from).min(8 - from % 8);
-            let group = (from, count);
-            from += count;
-            (count > 0).then_some(group)
-        })
-    }
-}
-
-/// `false`: it died before its end.
-fn lives(work: impl FnOnce()) -> bool {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(()) => true,
-        Err(payload) if payload.is::<Died>() => false,
-        Err(payload) => resume_unwind(payload),
-    }
-}
-
-impl Memory for Mortal<'_> {
-    fn length_bytes(&self) -> usize {
-        self.memory.length_bytes()
-    }
-    fn load_u64(&self, at: usize, order: Ordering) -> u64 {
-        self.step();
-        self.memory.load_u64(at, order)
-    }
-    fn store_u64(&self, at: usize, value: u64, order: Ordering) {
-        self.step();
-        self.memory.store_u64(at, value, order);
-        if at >= CONTROL_BYTES {
-            let mut reserved = self.reserved.borrow_mut();
-            let last = reserved.last_mut().expect("a word is of a reservation");
-            let begin = CONTROL_BYTES + usize::try_from(last.from % CAPACITY).unwrap();
-            assert_eq!(at, begin);
-            last.stage = if RecordWord::unpack(value).busy {
-                Stage::Marked
-            } else {
-                Stage::Committed
-            };
-        }
-    }
-    fn compare_exchange_u64(&self, at: usize, current: u64, new: u64) -> Result<u64, u64> {
-        self.step();
-        let result = self.memory.compare_exchange_u64(at, current, new);
-        if at == control::HEAD && result.is_ok() {
-            self.reserved.borrow_mut().push(Reservation {
-                from: current,
-                to: new,
-                stage: Stage::Reserved,
-            });
-        }
-        result
-    }
-    fn add_u64(&self, at: usize, value: u64) {
-        self.step();
-        self.memory.add_u64(at, value);
-    }
-    fn load_u32(&self, at: usize, order: Ordering) -> u32 {
-        self.step();
-        self.memory.load_u32(at, order)
-    }
-    fn store_u32(&self, at: usize, value: u32, order: Ordering) {
-        self.step();
-        self.memory.store_u32(at, value, order);
-    }
-    fn compare_exchange_u32(&self, at: usize, current: u32, new: u32) -> Result<u32, u32> {
-        self.step();
-        self.memory.compare_exchange_u32(at, current, new)
-    }
-    fn write(&self, at: usize, bytes: &[u8]) {
-        let mut rest = bytes;
-        for (at, count) in Self::groups(at, bytes.len()) {
-            self.step();
-            let (now, later) = rest.split_at(count);
-            self.memory.write(at, now);
-            rest = later;
-        }
-    }
-    fn read(&self, at: usize, out: &mut [u8]) {
-        self.step();
-        self.memory.read(at, out);
-    }
-    fn zero(&self, at: usize, length: usize) {
-        for (at, count) in Self::groups(at, length) {
-            self.step();
-            self.memory.zero(at, count);
-        }
-    }
-    fn wake(&self, _at: usize) {}
-}
 
 /// A ring whose next positions are shortly before its end.
 fn before_the_end() -> HeapMemory {
@@ -184,9 +48,9 @@ fn closed(connection: u64) -> ClosedConnection {
 /// The accesses that `work` makes in a fresh ring.
 fn accesses(work: impl FnOnce(&Mortal<'_>)) -> u64 {
     let memory = before_the_end();
-    let mortal = Mortal::new(&memory, u64::MAX);
+    let mortal = Mortal::new(&memory, CAPACITY, u64::MAX);
     work(&mortal);
-    u64::MAX - mortal.left.get()
+    u64::MAX - mortal.left()
 }
 
 const FIRST_LENGTHS: [usize; 2] = [13, 30];
@@ -212,12 +76,12 @@ fn an_application_that_dies_anywhere_leaves_what_it_had_committed() {
     for first in 0..=accesses(first_thread) {
         for second in 0..=accesses(second_thread) {
             let memory = before_the_end();
-            let threads = [first, second].map(|steps| Mortal::new(&memory, steps));
+            let threads = [first, second].map(|steps| Mortal::new(&memory, CAPACITY, steps));
             lives(|| first_thread(&threads[0]));
             let second_is_done = lives(|| second_thread(&threads[1]));
             let mut reserved: Vec<_> = threads
                 .iter()
-                .flat_map(|thread| thread.reserved.borrow().clone())
+                .flat_map(|thread| thread.reserved())
                 .collect();
             reserved.sort_by_key(|reservation| reservation.from);
             let head = reserved.last().map(|last| last.to);
@@ -288,7 +152,7 @@ fn an_agent_that_dies_anywhere_invents_nothing_and_loses_one_record_at_most() {
         }
     };
     let one_life = accesses(|memory| {
-        prepare(memory.memory);
+        prepare(memory.memory());
         agent(memory, &RefCell::default());
     });
     let mut lost = [0; 2];
@@ -301,7 +165,7 @@ fn an_agent_that_dies_anywhere_invents_nothing_and_loses_one_record_at_most() {
             let mut deaths = 0;
             let mut written = 3;
             for steps in [first, second, u64::MAX] {
-                let mortal = Mortal::new(&memory, steps);
+                let mortal = Mortal::new(&memory, CAPACITY, steps);
                 // A word of the ring is never stored by an agent: `zero` takes it away.
                 if !lives(|| agent(&mortal, &seen)) {
                     deaths += 1;

@@ -25,6 +25,9 @@ mod alone;
 #[cfg(not(loom))]
 mod crash;
 #[cfg(not(loom))]
+mod hostile;
+mod mortal;
+#[cfg(not(loom))]
 mod oracle;
 #[cfg(loom)]
 mod ring_loom;

@@ -1,6 +1,8 @@
 //! Every interleaving: `make loom`.
 
+use super::mortal::{Mortal, lives};
 use super::*;
+use crate::layout::control;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -9,7 +11,7 @@ const CAPACITY: u64 = 64;
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
+    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3));
     builder.check(model);
 }
 
@@ -134,6 +136,108 @@ fn close_table() {
         assert!(accepted[0]);
         let count = accepted.iter().filter(|accepted| **accepted).count();
         let expected: Vec<_> = [closed(1), closed(2)].into_iter().take(count).collect();
+        assert_eq!(seen, expected);
+    });
+}
+
+/// A producer that passes the mark while the agent goes to sleep: either the agent sees the record
+/// and stays awake, or the producer sees it sleep and wakes it.
+#[test]
+fn no_sleep_over_a_record() {
+    check(|| {
+        let memory = memory();
+        let writer = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                Producer::small(&*memory, CAPACITY)
+                    .write(data(1), &[&body(1, 3)])
+                    .expect("an empty ring has room");
+            })
+        };
+        let mut consumer = Consumer::small(&*memory, CAPACITY);
+        let sleeps = consumer.prepare_sleep();
+        writer.join().expect("no panic");
+        // As the kernel finds it: FUTEX_WAIT for the value 1.
+        let asleep = sleeps && memory.load_u32(control::SLEEPING, Ordering::SeqCst) == 1;
+        assert!(!asleep, "nobody wakes it");
+        let mut seen = Vec::new();
+        drain(&mut consumer, &mut seen);
+        assert_eq!(seen, [1]);
+    });
+}
+
+/// An agent that dies at each of its accesses while a producer writes, and the next that takes over:
+/// what was accepted is read, but for the record that the first was giving back.
+#[test]
+fn a_consumer_is_replaced() {
+    for accesses in 0..24 {
+        check(move || {
+            let memory = memory();
+            Producer::small(&*memory, CAPACITY)
+                .write(data(1), &[&body(1, 3)])
+                .expect("an empty ring has room");
+            let writer = {
+                let memory = Arc::clone(&memory);
+                thread::spawn(move || {
+                    let producer = Producer::small(&*memory, CAPACITY);
+                    producer.write(data(2), &[&body(2, 3)]).is_ok()
+                })
+            };
+            let mut seen = Vec::new();
+            let mortal = Mortal::new(&memory, CAPACITY, accesses);
+            let died = !lives(|| {
+                let mut buffer = RecordBuffer::new();
+                let mut consumer = Consumer::small(&mortal, CAPACITY);
+                if let Ok(Next::Record(record)) = consumer.poll(&mut buffer) {
+                    assert_eq!(record.body, body(record.connection, 3));
+                    seen.push(record.connection);
+                }
+            });
+            let mut consumer = Consumer::small(&*memory, CAPACITY)
+                .at_tail()
+                .expect("a good ring");
+            drain(&mut consumer, &mut seen);
+            let accepted = writer.join().expect("no panic");
+            drain(&mut consumer, &mut seen);
+            let expected: &[u64] = if accepted { &[1, 2] } else { &[1] };
+            let missing_first = died && seen == expected[1..];
+            assert!(seen == expected || missing_first, "{seen:?}");
+            let head = memory.load_u64(control::HEAD, Ordering::Relaxed);
+            assert_eq!(consumer.position(), head, "stuck");
+        });
+    }
+}
+
+/// The agent answers and goes on allocating while a producer writes: no position beyond what it has
+/// told, and nothing is lost where the ring ends at another place from then on.
+#[test]
+fn a_grant_races_with_a_producer() {
+    const GRANTED: u64 = 64;
+    check(|| {
+        let memory = Arc::new(HeapMemory::with_close_entries(128, 1));
+        let writer = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                let producer = Producer::small_from(&*memory, 128, 40);
+                [1, 2].map(|connection| {
+                    let result = producer.write(data(connection), &[&body(connection, 3)]);
+                    assert!(matches!(result, Ok(()) | Err(Refused::Full)));
+                    result.is_ok()
+                })
+            })
+        };
+        let mut consumer = Consumer::small(&*memory, GRANTED);
+        let mut seen = Vec::new();
+        consumer.grant_up_to(40);
+        drain(&mut consumer, &mut seen);
+        let before = memory.load_u64(control::HEAD, Ordering::Relaxed);
+        assert!(before <= 40, "used before it was allocated");
+        consumer.extend(u64::MAX);
+        drain(&mut consumer, &mut seen);
+        let accepted = writer.join().expect("no panic");
+        drain(&mut consumer, &mut seen);
+        assert!(accepted[0]);
+        let expected: &[u64] = if accepted[1] { &[1, 2] } else { &[1] };
         assert_eq!(seen, expected);
     });
 }
