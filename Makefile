@@ -34,6 +34,7 @@ openssl: install-build ## the patched libssl, into $(TARGET)/lib/sslcollector (c
 lint: install-build ## format, clippy, rustdoc: warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	scripts/test-mutations.sh --check
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
 
 header: ## write include/mirror_hook.h anew from mirror-hook/src/capi.rs

@@ -3,12 +3,22 @@
 # can't fail proves nothing.
 #
 #   scripts/test-mutations.sh [NAME…]      tests/mutations/NAME.patch; no name: all of them
+#   scripts/test-mutations.sh --check      only whether all of them still apply
 #
 # The head of each patch names the test that must object, as `Test: BINARY TEST`. Before any mutation
 # these tests have to pass. Programs and the patched library must be there (make test-mutations).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ "${1-}" = --check ]; then
+    for patch in "$root"/tests/mutations/*.patch; do
+        patch --quiet --forward --dry-run -p1 -d "$root" <"$patch" || {
+            echo "mutations: $patch doesn't apply any more: make it anew" >&2
+            exit 1
+        }
+    done
+    exit
+fi
 target=${CARGO_TARGET_DIR:-$root/target}
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
