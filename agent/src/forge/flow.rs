@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use mirror_hook::event::Role;
 
 use super::comment::{Id, Metadata};
+use super::context::Context;
 use super::conversation::{Conversation, Segment, Sides};
-use super::forger::Context;
 use super::path::{Pair, Path};
 use crate::event::{FlowChange, FlowId, FlowInfo, PacketSink, Side, WallTime};
 

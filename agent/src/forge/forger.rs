@@ -5,59 +5,12 @@ use std::io;
 
 use mirror_hook::event::Transport;
 
-use super::conversation::{Segment, Sides};
+use super::context::{Context, ForgeConfig};
+use super::conversation::Sides;
 use super::flow::{Flow, ResetReason};
 use super::path::{Pair, Path};
-use super::sequence::{RecentSequences, SequenceKey};
 use super::stats::ForgeStats;
-use crate::event::{
-    FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Packet, PacketSink, Side, WallTime,
-};
-use crate::wire::{FrameBuffer, SeqNumber};
-
-/// The largest IP packet that is forged, in bytes: 1,280 (which IPv6 asks for, RFC 8200 section 5) to 65,535.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mtu(u16);
-
-/// No MTU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an MTU of {0} bytes is too small; the smallest is 1280")]
-pub struct MtuError(u16);
-
-impl Mtu {
-    /// Checks a number of bytes.
-    ///
-    /// # Errors
-    /// Fewer than 1,280.
-    pub fn new(bytes: u16) -> Result<Self, MtuError> {
-        if bytes < 1280 {
-            Err(MtuError(bytes))
-        } else {
-            Ok(Self(bytes))
-        }
-    }
-
-    /// In bytes.
-    pub fn bytes(self) -> u16 {
-        self.0
-    }
-}
-
-impl Default for Mtu {
-    /// Ethernet's 1,500.
-    fn default() -> Self {
-        Self(1500)
-    }
-}
-
-/// How packets are forged.
-#[derive(Clone, Copy, Debug)]
-pub struct ForgeConfig {
-    /// Behind the initial sequence numbers.
-    pub key: SequenceKey,
-    /// The largest packet.
-    pub mtu: Mtu,
-}
+use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, PacketSink, WallTime};
 
 /// Forges the packets of all flows that are given to it, and hands them to a sink.
 ///
@@ -78,38 +31,13 @@ enum Slot {
     Refused(Sides<bool>),
 }
 
-/// What all flows share.
-#[derive(Debug)]
-pub(super) struct Context<P> {
-    pub(super) stats: ForgeStats,
-    config: ForgeConfig,
-    recent: RecentSequences,
-    frame: FrameBuffer,
-    sink: P,
-    failure: Failure,
-}
-
-#[derive(Debug)]
-enum Failure {
-    None,
-    Kept(io::Error),
-    Taken,
-}
-
 impl<P: PacketSink> Forger<P> {
     /// A forger without flows.
     pub fn new(config: ForgeConfig, sink: P) -> Self {
         Self {
             flows: HashMap::new(),
             holders: HashMap::new(),
-            context: Context {
-                stats: ForgeStats::default(),
-                config,
-                recent: RecentSequences::default(),
-                frame: FrameBuffer::default(),
-                sink,
-                failure: Failure::None,
-            },
+            context: Context::new(config, sink),
         }
     }
 
@@ -125,13 +53,7 @@ impl<P: PacketSink> Forger<P> {
 
     /// The first error of the sink, once.
     pub fn take_error(&mut self) -> Option<io::Error> {
-        match std::mem::replace(&mut self.context.failure, Failure::Taken) {
-            Failure::Kept(error) => Some(error),
-            other => {
-                self.context.failure = other;
-                None
-            }
-        }
+        self.context.take_error()
     }
 
     /// The sink, to release or flush it.
@@ -201,7 +123,7 @@ impl<P: PacketSink> Forger<P> {
 
 impl<P: PacketSink> FlowSink for Forger<P> {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
-        if !matches!(self.context.failure, Failure::None) {
+        if self.context.has_failed() {
             return;
         }
         if let FlowChange::Begin(info) = event.change {
@@ -221,43 +143,6 @@ impl<P: PacketSink> FlowSink for Forger<P> {
         };
         if over {
             self.end(event.flow);
-        }
-    }
-}
-
-impl<P: PacketSink> Context<P> {
-    pub(super) fn mtu_bytes(&self) -> u16 {
-        self.config.mtu.bytes()
-    }
-
-    pub(super) fn initial_sequences(&mut self, id: FlowId, path: &Path) -> Sides<SeqNumber> {
-        let mut choose = |side: Side| {
-            let (from, to) = (path.endpoint(side), path.endpoint(side.peer()));
-            self.recent.choose(&self.config.key, id, side, from, to)
-        };
-        Sides {
-            client: choose(Side::Client),
-            server: choose(Side::Server),
-        }
-    }
-
-    /// Makes a segment's frame and hands it on.
-    pub(super) fn emit(
-        &mut self,
-        path: &Path,
-        mss: u16,
-        at: WallTime,
-        segment: &Segment<'_>,
-        comment: Option<&str>,
-    ) {
-        if !matches!(self.failure, Failure::None) {
-            return;
-        }
-        let frame = path.frame(segment, mss, &mut self.frame);
-        self.stats.packets += 1;
-        self.stats.frame_bytes += frame.len() as u64;
-        if let Err(error) = self.sink.packet(Packet { at, frame, comment }) {
-            self.failure = Failure::Kept(error);
         }
     }
 }

@@ -24,6 +24,7 @@
 //! Nothing here reads a clock, blocks, or allocates per packet.
 
 mod comment;
+mod context;
 mod conversation;
 mod flow;
 mod forger;
@@ -33,7 +34,8 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use context::{ForgeConfig, Mtu, MtuError};
 pub use conversation::MAX_GAP_BYTES;
-pub use forger::{ForgeConfig, Forger, Mtu, MtuError};
+pub use forger::Forger;
 pub use sequence::SequenceKey;
 pub use stats::ForgeStats;
