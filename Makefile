@@ -7,7 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 .PHONY: help demo test unit e2e openssl build lint header loom test-mutations install-build install-test
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: ## install what is missing, build, mirror a real TLS session, show the decrypted packets
 	@scripts/install-peers.sh build demo
@@ -50,6 +50,11 @@ test-mutations: ## small wrong changes of the code: each must make its named tes
 
 install-build:
 	@scripts/install-peers.sh build
+
+.PHONY: openssl-test-3.5
+openssl-test-3.5: ## the patched libssl 3.5: build it, its tests (several minutes the first time)
+	@scripts/install-peers.sh build libcrypto
+	@openssl-compat/tests/run.sh 3.5
 
 .PHONY: bench-forge
 bench-forge: install-build ## what forging a packet costs, against copying its text

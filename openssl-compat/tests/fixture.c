@@ -31,7 +31,7 @@ static void must(int holds, const char *what)
     }
 }
 
-static void use_new_certificate(SSL_CTX *ctx)
+void use_new_certificate(SSL_CTX *ctx)
 {
     EVP_PKEY *key = EVP_EC_gen("P-256");
     X509 *certificate = X509_new();

@@ -30,6 +30,8 @@ int check(int holds, const char *condition, const char *file, int line);
 /* Holds also where the program runs with the real hook, which can't be asked. */
 #define RECORDED(condition) ((void)(recorder_present && CHECK(condition)))
 
+/* A certificate made for this context, which signs itself. */
+void use_new_certificate(SSL_CTX *ctx);
 /* Contexts for one TLS version with a fresh certificate; both are freed by ends_free. */
 void ends_contexts(struct ends *ends, const SSL_METHOD *method, int version);
 /* New SSL objects on a BIO pair which holds `capacity` bytes in each direction. */

@@ -1,13 +1,19 @@
 #!/bin/bash
-# Builds the library and runs its tests; prints a PASS or FAIL line for each, then the counts. Fails if one failed.
+# usage: run.sh [3.0|3.5]: builds the library of that version (3.0 if none is given) and runs its tests; prints a PASS or
+# FAIL line for each, then the counts. Fails if one failed.
 #
 # Every program runs three times: with the recorder in the place of the hook, which shows what the hook is told; with the
-# patched library as it ships; and with the distribution's, which shows that the first two behave as upstream does.
+# patched library as it ships; and with an unpatched one (the distribution's, where it has this version), which shows that
+# the first two behave as upstream does.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tree=$("$here/../build.sh" --objects)
-library=$("$here/../build.sh")
+series=${1:-3.0}
+upstream=$("$here/../build.sh" "$series" --upstream)
+tree=$("$here/../build.sh" "$series" --objects)
+library=$("$here/../build.sh" "$series")
+programs=(data early facts endings)
+[[ $series == 3.0 ]] || programs+=(quic)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 results=$work/results
@@ -27,16 +33,16 @@ find "$tree" -name 'libssl-shlib-*.o' -exec ar qcs "$work/libssl.a" {} +
 for part in fixture recorder; do
     cc -c "$here/$part.c" -o "$work/$part.o"
 done
-for program in data early facts endings; do
+for program in "${programs[@]}"; do
     cc "$here/$program.c" "$work"/{fixture,recorder}.o "$work/libssl.a" "$tree/libcrypto.so.3" -o "$work/$program-recorded"
     cc "$here/$program.c" "$work"/{fixture,recorder}.o "$library" "$tree/libcrypto.so.3" -o "$work/$program"
-    report "$program" recorder "$work/$program-recorded"
-    report "$program" "patched library" env LD_LIBRARY_PATH="$(dirname "$library")" "$work/$program"
-    report "$program" "distribution's library" env -u LD_LIBRARY_PATH "$work/$program"
+    report "$program" recorder env LD_LIBRARY_PATH="$upstream" "$work/$program-recorded"
+    report "$program" "patched library" env LD_LIBRARY_PATH="$(dirname "$library"):$upstream" "$work/$program"
+    report "$program" "unpatched library" env LD_LIBRARY_PATH="$upstream" "$work/$program"
 done | tee "$results"
-"$here/symbols.sh" "$library" | tee -a "$results" || true
+"$here/symbols.sh" "$library" "$upstream/libssl.so.3" | tee -a "$results" || true
 
 passed=$(grep -c '^PASS ' "$results" || true)
 failed=$(grep -c '^FAIL ' "$results" || true)
-echo "openssl-compat: $passed passed, $failed failed"
+echo "openssl-compat $series: $passed passed, $failed failed"
 ((failed == 0 && passed > 0))

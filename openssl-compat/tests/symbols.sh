@@ -1,12 +1,11 @@
 #!/bin/bash
-# usage: symbols.sh LIBSSL: is it the distribution's libssl.so.3 to programs and to the dynamic linker? The same exported
-# symbols with the same versions, the same SONAME, the same needed libraries, and nothing undefined.
+# usage: symbols.sh LIBSSL UNPATCHED: is it the unpatched libssl.so.3 to programs and to the dynamic linker? The same
+# exported symbols with the same versions, the same SONAME, the same needed libraries, and nothing undefined.
 set -euo pipefail
 export LC_ALL=C
 
 ours=$1
-theirs=$(gcc -print-file-name=libssl.so.3)
-[[ $theirs == /* ]] || { echo "FAIL symbols: no libssl.so.3 of the distribution (package libssl3)"; exit 1; }
+theirs=$2
 failed=0
 
 compare() {
@@ -15,7 +14,7 @@ compare() {
     if difference=$(diff <("$@" "$theirs") <("$@" "$ours")); then
         echo "PASS symbols: $what ($("$@" "$ours" | wc -l))"
     else
-        printf 'FAIL symbols: %s (<: the distribution, >: ours)\n%s\n' "$what" "$difference"
+        printf 'FAIL symbols: %s (<: unpatched, >: ours)\n%s\n' "$what" "$difference"
         failed=1
     fi
 }
@@ -29,8 +28,8 @@ compare "exported symbols and versions" exports
 compare "SONAME and NEEDED" dynamic
 compare "stack and relocation flags" hardening
 
-# Each of its needed versions exists: also with the oldest libcrypto that is installed here.
-if undefined=$(LD_BIND_NOW=1 ldd -r "$ours" 2>&1 | grep -E 'undefined|not found'); then
+# Each of its needed versions exists in the libcrypto beside the unpatched one.
+if undefined=$(LD_LIBRARY_PATH=$(dirname "$theirs") LD_BIND_NOW=1 ldd -r "$ours" 2>&1 | grep -E 'undefined|not found'); then
     printf 'FAIL symbols: unresolved\n%s\n' "$undefined"
     failed=1
 else
