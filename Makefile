@@ -65,3 +65,25 @@ attach-faults: openssl ## each system call of attach, at each place, with each e
 	@scripts/install-peers.sh build demo test
 	$(CARGO) build -p sslcollector
 	MIRROR_ATTACH_FAULTS=all $(CARGO) test -p mirror-tests --test attach_faults
+
+.PHONY: hostile fuzz
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+HOSTILE_SECONDS ?= 300
+FUZZ_SECONDS ?= 60
+# What cargo-fuzz would pass; so it isn't needed, and the stable compiler will do.
+FUZZ_FLAGS := --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+
+hostile: install-build ## HOSTILE_SECONDS (300) of overwriting a ring that is in use, under AddressSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address MIRROR_HOSTILE_SECONDS=$(HOSTILE_SECONDS) CARGO_TARGET_DIR=$(TARGET)/asan \
+		$(CARGO) test -p mirror-hook --lib --target $(HOST) hostile -- --nocapture
+
+fuzz: install-build ## FUZZ_SECONDS (60) of made-up input for each fuzz target; needs g++
+	cd fuzz && RUSTC_BOOTSTRAP=1 RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz $(CARGO) build --release --target $(HOST)
+	@for target in ring attach body; do \
+		mkdir -p $(TARGET)/fuzz/corpus/$$target; \
+		echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
+		$(TARGET)/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+			-artifact_prefix=$(TARGET)/fuzz/$$target- $(TARGET)/fuzz/corpus/$$target fuzz/corpus/$$target || exit 1; \
+	done
