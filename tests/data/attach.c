@@ -12,7 +12,7 @@
  *     swap              exchanges the open connection for the one put aside before
  *     until-mirrored:URL  whole connections, until one of them has found an agent
  *     wait:FILE         makes FILE.here and waits until FILE.go is there
- *     fork, clone       the steps that follow are the child's; the parent gives its connection up
+ *     fork, clone       the steps that follow are the child's; the parent waits for its end
  *     vfork             a child that shares the memory and becomes /bin/true
  *     daemon            as daemon(3)
  *     uid:N             gives up root for user N
@@ -208,16 +208,6 @@ static void get(const char *url)
     printf("%s: %.12s %zu\n", url, current.received.bytes + start, sum);
 }
 
-static void give_up(void)
-{
-    if (current.ssl != NULL) {
-        SSL_set_quiet_shutdown(current.ssl, 1);
-        SSL_free(current.ssl);
-        close(current.socket);
-    }
-    current = (struct connection) { .socket = -1 };
-}
-
 static void tell(void)
 {
     fprintf(stderr, "#connection %d %zu %zu\n", current.port, current.sent.length, current.received.length);
@@ -286,12 +276,11 @@ static void wait_for(const char *name)
     must(i < WAITS, path);
 }
 
-/* In the parent: waits for the child, and ends as it has ended. */
+/* In the parent: waits for the child, and ends as it has ended, without a word on the connection. */
 static void be_the_parent(pid_t child)
 {
     int status = 0;
 
-    give_up();
     must(waitpid(child, &status, 0) == child, "waitpid");
     _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }

@@ -127,26 +127,24 @@ impl<'a> Scenario<'a> {
     /// # Panics
     /// If it doesn't end well, or the capture isn't a good one.
     pub fn flows(&self, mut agent: Process, capture: &str) -> Vec<Flow> {
+        // Who has asked for it before this one has been heard when this one's flow is there.
+        let words = self.words(&["open", "get:/get/1", "close"]);
+        let last = Run::of(run(&mut self.patched(&words)));
+        assert_eq!(last.code, Some(0), "{last:?}");
+        let port = last.connections[0].port;
+        let path = self.place.path(capture);
+        until("the flow of the last program", || {
+            // What is being written at this moment can't be read to its end.
+            let found = flows(&Capture::read(&path).ok()?).ok()?;
+            found.into_iter().find(|flow| flow.client.port() == port)
+        });
         agent.signal(rustix::process::Signal::TERM);
         assert!(agent.wait().success());
-        let read = Capture::read(&self.place.path(capture)).expect("a capture");
+        let read = Capture::read(&path).expect("a capture");
         rules::assert_good(&read, capture);
-        flows(&read).expect("flows")
-    }
-
-    /// Waits until a running agent has written `count` flows to their end.
-    ///
-    /// # Panics
-    /// If they don't come.
-    pub fn wait_for_flows(&self, capture: &str, count: usize) {
-        let path = self.place.path(capture);
-        until(&format!("{count} flows in {capture}"), || {
-            // What is being written at this moment can't be read to its end.
-            let read = Capture::read(&path).ok()?;
-            let ended = |flow: &&Flow| flow.end != crate::streams::End::Open;
-            let found = flows(&read).ok()?.iter().filter(ended).count();
-            (found >= count).then_some(())
-        });
+        let mut found = flows(&read).expect("flows");
+        found.retain(|flow| flow.client.port() != port);
+        found
     }
 }
 
@@ -224,8 +222,8 @@ pub fn assert_whole(flows: &[Flow], connection: &Connection) {
     assert_eq!(response, Some(&connection.received[..]), "{comment}");
 }
 
-/// As [`assert_whole`], of a connection that went from a process to its child: where the parent's end
-/// came before the child was heard of, the child's part is a flow of its own, which says so.
+/// As [`assert_whole`], of a connection that went from a process to its child: where the child's part is
+/// a flow of its own, that says so.
 ///
 /// # Panics
 /// As above.

@@ -78,7 +78,6 @@ fn a_small_memory_cgroup() {
     agent.signal(Signal::STOP);
     let said = scenario.same(&steps);
     agent.signal(Signal::CONT);
-    scenario.wait_for_flows("second.pcapng", 1);
     let flows = scenario.flows(agent, "second.pcapng");
     for flow in &flows {
         let connection = said.iter().find(|one| one.port == flow.client.port());

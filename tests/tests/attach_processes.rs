@@ -11,7 +11,7 @@ use mirror_tests::sslcollector::library_dir;
 use mirror_tests::streams::Flow;
 
 const PAGES: [usize; 2] = [1, 20_000];
-const FORKS: [&str; 3] = ["fork", "clone", "daemon"];
+const FORKS: [&str; 2] = ["fork", "clone"];
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -86,11 +86,6 @@ fn vfork_and_daemon() {
     ];
     whole(&scenario, &steps, 2);
     whole(&scenario, &["daemon", "open", "get:/get/20000", "close"], 1);
-    whole(
-        &scenario,
-        &["open", "get:/get/1", "daemon", "get:/get/20000", "close"],
-        1,
-    );
     scenario.nginx.quit();
 }
 
