@@ -9,6 +9,7 @@ use super::context::{Context, ForgeConfig};
 use super::conversation::Sides;
 use super::flow::{Flow, ResetReason};
 use super::path::{Pair, Path};
+use super::recent::Recent;
 use super::stats::ForgeStats;
 use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, PacketSink, WallTime};
 
@@ -21,6 +22,9 @@ pub struct Forger<P> {
     flows: HashMap<u64, Slot>,
     /// Which flow holds a pair of endpoints.
     holders: HashMap<Pair, u64>,
+    /// When the last flow of a pair ended. Another may have begun earlier by its own clock (a process
+    /// and its child, each with a ring), but its packets come behind.
+    ended: Recent<Pair, WallTime>,
     context: Context<P>,
 }
 
@@ -37,6 +41,7 @@ impl<P: PacketSink> Forger<P> {
         Self {
             flows: HashMap::new(),
             holders: HashMap::new(),
+            ended: Recent::default(),
             context: Context::new(config, sink),
         }
     }
@@ -105,7 +110,7 @@ impl<P: PacketSink> Forger<P> {
             .remove(&pair)
             .and_then(|holder| self.flows.get_mut(&holder));
         let Some(Slot::Forged(flow)) = holder else {
-            return at;
+            return self.ended.get(&pair).map_or(at, |ended| at.max(ended));
         };
         self.context.stats.flows_superseded += 1;
         flow.abandon(ResetReason::Superseded, at, &mut self.context);
@@ -117,6 +122,7 @@ impl<P: PacketSink> Forger<P> {
             && let Some(pair) = flow.pair()
         {
             self.holders.remove(&pair);
+            self.ended.insert(pair, flow.at());
         }
     }
 }

@@ -29,6 +29,7 @@ mod conversation;
 mod flow;
 mod forger;
 mod path;
+mod recent;
 mod sequence;
 mod stats;
 #[cfg(test)]

@@ -1,19 +1,16 @@
 //! Initial sequence numbers.
 
-use std::collections::HashMap;
 use std::hash::Hasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
 
+use super::recent::Recent;
 use crate::event::{FlowId, Side};
 use crate::wire::SeqNumber;
 
 /// Snort's rules take a SYN with this number for the tool "shaft".
 const SHAFT: SeqNumber = SeqNumber(674_711_609);
-
-/// How many directions a generation of [`RecentSequences`] remembers; about 1 MiB.
-const GENERATION: usize = 16_384;
 
 /// The secret behind the initial sequence numbers: who has it can forge the same conversation again.
 #[derive(Clone, Copy)]
@@ -54,13 +51,8 @@ pub(super) struct Endpoint {
 
 /// Remembers which initial sequence numbers were used last between two endpoints: a reader takes a second SYN
 /// with the same number for a repetition of the first and misses the conversation behind it.
-///
-/// Two generations bound the memory: the older one is forgotten when the younger is full.
 #[derive(Debug, Default)]
-pub(super) struct RecentSequences {
-    young: HashMap<(Endpoint, Endpoint), SeqNumber>,
-    old: HashMap<(Endpoint, Endpoint), SeqNumber>,
-}
+pub(super) struct RecentSequences(Recent<(Endpoint, Endpoint), SeqNumber>);
 
 impl RecentSequences {
     /// Chooses the number of a side that speaks from `from` to `to`.
@@ -73,15 +65,12 @@ impl RecentSequences {
         to: Endpoint,
     ) -> SeqNumber {
         let way = (from, to);
-        let last = self.young.get(&way).or_else(|| self.old.get(&way)).copied();
+        let last = self.0.get(&way);
         let chosen = (0..)
             .map(|attempt| key.initial_sequence(flow, side, attempt))
             .find(|number| *number != SeqNumber(0) && *number != SHAFT && Some(*number) != last)
             .expect("three numbers are excluded, and the attempts differ");
-        if self.young.len() >= GENERATION {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(way, chosen);
+        self.0.insert(way, chosen);
         chosen
     }
 }
@@ -138,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_within_bounds_only() {
+    fn many_others_do_not_make_it_forget() {
         let mut recent = RecentSequences::default();
         let id = FlowId([1; 16]);
         let first = recent.choose(&KEY, id, Side::Client, endpoint(1), endpoint(2));
@@ -149,6 +138,5 @@ mod tests {
             first,
             recent.choose(&KEY, id, Side::Client, endpoint(1), endpoint(2))
         );
-        assert!(recent.young.len() <= GENERATION && recent.old.len() <= GENERATION);
     }
 }

@@ -133,6 +133,14 @@ impl Budget {
     }
 }
 
+/// A ring that may be read.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) message: AttachMessage,
+    pub(super) consumer: Consumer<Mapping>,
+    pub(super) pages: Pages,
+}
+
 /// Checks what a process has sent, and lets its ring be used. `own` makes a thread the ring's owner
 /// (see [`super::owner`]) and tells its id; it is asked once the memory is known to be good.
 ///
@@ -143,7 +151,7 @@ pub(super) fn admit(
     memfd: OwnedFd,
     budget: &Budget,
     own: impl FnOnce(BorrowedFd<'_>) -> Option<u32>,
-) -> Result<(Consumer<Mapping>, Pages), Refusal> {
+) -> Result<Admitted, Refusal> {
     let message = AttachMessage::parse(message)?;
     let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), message.data_bytes)?;
     if mapping.load_u64(control::MAGIC, Ordering::Acquire) != MAGIC {
@@ -173,7 +181,11 @@ pub(super) fn admit(
             return Err(Refusal::Memory);
         }
     }
-    Ok((consumer, pages))
+    Ok(Admitted {
+        message,
+        consumer,
+        pages,
+    })
 }
 
 /// The pages of a ring, which the agent allocates and not the application: they are charged to who
@@ -243,7 +255,8 @@ mod tests {
         memfd: OwnedFd,
         budget: &Budget,
     ) -> Result<(Consumer<Mapping>, Pages), Refusal> {
-        super::admit(message, memfd, budget, |_| None)
+        let admitted = super::admit(message, memfd, budget, |_| None)?;
+        Ok((admitted.consumer, admitted.pages))
     }
 
     fn memfd(seals: SealFlags) -> OwnedFd {

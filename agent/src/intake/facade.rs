@@ -1,6 +1,6 @@
 //! The intake as the main loop sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,8 +118,6 @@ pub struct Intake {
     rings: BTreeMap<u64, Ring>,
     owners: Owners,
     next_ring: u64,
-    /// The ring whose turn is first.
-    turn: u64,
     budget: Budget,
     buffer: RecordBuffer,
     idle_sweeps: u32,
@@ -150,7 +148,6 @@ impl Intake {
             rings: BTreeMap::new(),
             owners: Owners::default(),
             next_ring: 1,
-            turn: 0,
             buffer: RecordBuffer::new(),
             idle_sweeps: 0,
             stats: IntakeStats::default(),
@@ -238,20 +235,40 @@ impl Intake {
     }
 
     fn sweep(&mut self, outcome: &mut PollOutcome, sink: &mut Sink<'_>) {
-        // A different ring first each time: none is always the last.
-        let numbers: Vec<u64> = self
+        // A process that was forked goes on where its parent was. Parents have the lower numbers and
+        // are read first; children's marks are set first: so what is read of a child comes behind all
+        // that its parent said before the fork.
+        let marks: Vec<(u64, u64)> = self
             .rings
-            .range(self.turn..)
-            .chain(self.rings.range(..self.turn))
-            .map(|(number, _)| *number)
+            .iter()
+            .rev()
+            .map(|(number, ring)| (*number, ring.mark()))
             .collect();
-        self.turn = numbers.get(1).copied().unwrap_or(0);
+        let mut behind = HashSet::new();
         let now = monotonic_now();
-        for number in numbers {
+        for (number, mark) in marks.into_iter().rev() {
             let Some(ring) = self.rings.get_mut(&number) else {
                 continue;
             };
-            match ring.sweep(SWEEP_BYTES, now, &mut self.buffer, &mut self.stats, sink) {
+            if ring
+                .parent_instance
+                .is_some_and(|parent| behind.contains(&parent))
+            {
+                behind.insert(ring.instance);
+                continue;
+            }
+            let swept = ring.sweep(
+                mark,
+                SWEEP_BYTES,
+                now,
+                &mut self.buffer,
+                &mut self.stats,
+                sink,
+            );
+            if ring.is_behind(mark) {
+                behind.insert(ring.instance);
+            }
+            match swept {
                 Sweep::Idle => {}
                 Sweep::Worked => outcome.worked = true,
                 Sweep::Over => {
@@ -329,7 +346,7 @@ impl Intake {
             Some(thread_id)
         };
         let admitted = admit(&arrival.message, memfd, &self.budget, own);
-        let (consumer, pages) = match admitted {
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 if let Some(held) = held {
@@ -340,7 +357,7 @@ impl Intake {
         };
         let process = Arc::new(peer.info());
         let tracker = Tracker::new(number, process, self.config.max_connections);
-        let mut ring = Ring::new((consumer, pages), tracker, watch);
+        let mut ring = Ring::new(admitted, tracker, watch);
         ring.held = held;
         self.budget.used_bytes += ring.cost_bytes();
         self.rings.insert(number, ring);

@@ -1,10 +1,13 @@
 //! One process's ring, from its attach to its end.
 
+use std::sync::atomic::Ordering;
+
 use mirror_hook::event::Body;
-use mirror_hook::ring::{Consumer, Next, RecordBuffer};
+use mirror_hook::layout::control;
+use mirror_hook::ring::{Consumer, Memory, Next, RecordBuffer};
 use mirror_hook::shm::Mapping;
 
-use super::admit::{Budget, Pages, Refusal};
+use super::admit::{Admitted, Budget, Pages, Refusal};
 use super::owner::Held;
 use super::peer::Watch;
 use super::stats::IntakeStats;
@@ -20,6 +23,10 @@ const CLOSES_AT_ONCE: usize = 1024;
 /// A ring that is being read.
 #[derive(Debug)]
 pub(super) struct Ring {
+    /// As its process names it.
+    pub(super) instance: u64,
+    /// That of the process which forked this one.
+    pub(super) parent_instance: Option<u64>,
     consumer: Consumer<Mapping>,
     tracker: Tracker,
     pages: Pages,
@@ -45,15 +52,13 @@ pub(super) enum Sweep {
 }
 
 impl Ring {
-    pub(super) fn new(
-        (consumer, pages): (Consumer<Mapping>, Pages),
-        tracker: Tracker,
-        watch: Watch,
-    ) -> Self {
+    pub(super) fn new(admitted: Admitted, tracker: Tracker, watch: Watch) -> Self {
         let mut ring = Self {
-            consumer,
+            instance: admitted.message.instance,
+            parent_instance: admitted.message.parent_instance,
+            consumer: admitted.consumer,
             tracker,
-            pages,
+            pages: admitted.pages,
             held: None,
             dead: false,
             quarantined: false,
@@ -89,9 +94,22 @@ impl Ring {
         self.consumer.detach();
     }
 
-    /// Reads about `most_bytes` of the ring at most.
+    /// How far its process has written, by its own account.
+    pub(super) fn mark(&self) -> u64 {
+        self.consumer
+            .memory()
+            .load_u64(control::HEAD, Ordering::Acquire)
+    }
+
+    /// Whether something in front of `mark` hasn't been read.
+    pub(super) fn is_behind(&self, mark: u64) -> bool {
+        self.consumer.position() < mark
+    }
+
+    /// Reads the ring up to `mark`, or to its end if its process is gone; about `most_bytes` at most.
     pub(super) fn sweep(
         &mut self,
+        mark: u64,
         most_bytes: u64,
         now: MonotonicTime,
         buffer: &mut RecordBuffer,
@@ -105,6 +123,10 @@ impl Ring {
             self.allocate(stats);
         }
         while self.consumer.position() - start < most_bytes && !self.quarantined {
+            if !self.is_behind(mark) && !self.dead {
+                self.not_before = MonotonicTime(now.0.saturating_sub(LATE_NS));
+                break;
+            }
             match self.consumer.poll(buffer) {
                 Ok(Next::Record(record)) => {
                     worked = true;

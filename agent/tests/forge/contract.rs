@@ -46,6 +46,21 @@ fn time_never_goes_back_within_a_flow() {
 }
 
 #[test]
+fn a_new_flow_begins_behind_the_end_of_the_last_one_of_its_endpoints() {
+    let (recorder, _) = forge(&[
+        (1, 100, begin(1)),
+        (1, 110, Change::Finish { from: Client }),
+        (1, 120, Change::Finish { from: Server }),
+        (2, 90, begin(2)),
+        (2, 115, data(Client, 0, b"new")),
+        (2, 130, Change::Reset { by: Client }),
+    ]);
+    let times: Vec<_> = recorder.0.iter().map(|packet| packet.at).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert_eq!(times.last(), Some(&130));
+}
+
+#[test]
 fn a_new_flow_begins_behind_the_end_of_the_one_that_it_supersedes() {
     let (recorder, stats) = forge(&[
         (1, 100, begin(1)),
