@@ -204,6 +204,9 @@ impl Intake {
     /// Leaves in good order: tells every process to write no more, and reads what is left. Sessions
     /// that are open stay so: their connections go on without being seen.
     pub fn shutdown(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) {
+        // Who has asked by now is heard, even if the doorbell hasn't rung for it yet: it may have ended
+        // already, and all that it said lies in its ring.
+        self.accept();
         self.detach();
         // A full ring takes this many sweeps, once more for what was being written.
         let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;

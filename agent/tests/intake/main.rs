@@ -181,6 +181,25 @@ fn a_program_that_was_over_before_anybody_looked_is_read() {
 }
 
 #[test]
+fn who_asked_before_the_agent_left_is_heard() {
+    let mut agent = Agent::new("last", |_| {});
+    let mut program = agent.start("hasty");
+    assert!(program.ended().success());
+    // Not one turn of the main loop before the end.
+    let Agent {
+        intake,
+        mapper,
+        seen,
+        ..
+    } = &mut agent;
+    intake.shutdown(&mut |event| mapper.session_event(event, monotonic_now(), seen));
+    mapper.finish(monotonic_now(), seen);
+    let delivered: u64 = agent.seen.flows.values().map(|flow| flow.all()).sum();
+    assert!(delivered > 16 * 1024, "{delivered}");
+    assert_eq!(agent.intake.stats().attached, 1);
+}
+
+#[test]
 fn a_full_ring_leaves_holes_of_the_exact_size() {
     let mut agent = Agent::new("flood", |config| config.ring_bytes = 256 * 1024);
     let mut program = agent.start("flood");
