@@ -40,7 +40,12 @@ for program in "${programs[@]}"; do
     report "$program" "patched library" env LD_LIBRARY_PATH="$(dirname "$library"):$upstream" "$work/$program"
     report "$program" "unpatched library" env LD_LIBRARY_PATH="$upstream" "$work/$program"
 done | tee "$results"
-"$here/symbols.sh" "$library" "$upstream/libssl.so.3" | tee -a "$results" || true
+status=0
+"$here/symbols.sh" "$library" "$upstream/libssl.so.3" >"$work/symbols" || status=$?
+tee -a "$results" <"$work/symbols"
+if ((status != 0)) && ! grep -q '^FAIL ' "$work/symbols"; then
+    echo "FAIL symbols.sh ended with status $status" | tee -a "$results"
+fi
 
 passed=$(grep -c '^PASS ' "$results" || true)
 failed=$(grep -c '^FAIL ' "$results" || true)
