@@ -42,6 +42,7 @@ needs() {
 		ldd libc-bin
 		wget wget
 		openssl openssl
+		c++ g++
 		@@openssl/ssl.h libssl-dev
 		suricata suricata
 		END

@@ -152,6 +152,8 @@ pub struct Tuple {
 pub enum Binding {
     /// The library's socket told it.
     Socket,
+    /// The application said so itself.
+    Told,
     /// The handshake's randoms were seen on the wire.
     Wire,
     /// They were seen on the wire under several tuples; this is the first.

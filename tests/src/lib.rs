@@ -18,6 +18,7 @@ pub mod decode;
 pub mod exchange;
 pub mod faults;
 pub mod judges;
+pub mod native;
 pub mod nginx;
 pub mod place;
 pub mod process;

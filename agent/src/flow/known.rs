@@ -22,6 +22,8 @@ pub(super) struct Known {
     pub(super) sni: Option<String>,
     pub(super) alpn: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    /// They are what the application says, not its socket's.
+    pub(super) addresses_told: bool,
     client_random: Option<[u8; 32]>,
     server_random: Option<[u8; 32]>,
 }
@@ -41,6 +43,7 @@ impl Known {
             sni: None,
             alpn: None,
             addresses: None,
+            addresses_told: false,
             client_random: None,
             server_random: None,
         };
@@ -59,7 +62,10 @@ impl Known {
         self.clear_prefix_sent = meta.clear_prefix_sent.or(self.clear_prefix_sent);
         self.sni = printable(meta.sni).or(self.sni.take());
         self.alpn = printable(meta.alpn).or(self.alpn.take());
-        self.addresses = meta.addresses.or(self.addresses);
+        if meta.addresses.is_some() {
+            self.addresses = meta.addresses;
+            self.addresses_told = meta.addresses_told;
+        }
         // A renegotiation has other randoms; the wire showed the first ones.
         self.client_random = self.client_random.or(meta.client_random.filter(not_zero));
         self.server_random = self.server_random.or(meta.server_random.filter(not_zero));
@@ -74,7 +80,7 @@ impl Known {
         self.handshake_done && self.early != EarlyData::Pending
     }
 
-    /// The socket's addresses, if they can be a connection's.
+    /// The socket's addresses, or those told in their place, if they can be a connection's.
     pub(super) fn tuple(&self) -> Option<Tuple> {
         let (local, peer) = self.addresses?;
         let usable = |address: SocketAddr| address.port() != 0 && !address.ip().is_unspecified();

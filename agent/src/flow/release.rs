@@ -318,6 +318,7 @@ impl Mapper {
             .and_then(|randoms| self.binder.find(&randoms))
             .copied();
         let (tuple, binding) = match (known.tuple(), wire) {
+            (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
             (Some(tuple), _) => (tuple, Binding::Socket),
             (None, Some(wire)) if wire.ambiguous => (wire.tuple, Binding::WireAmbiguous),
             (None, Some(wire)) => (wire.tuple, Binding::Wire),

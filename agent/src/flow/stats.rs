@@ -12,6 +12,8 @@ pub struct FlowStats {
     pub flows: u64,
     /// … whose addresses the library's socket told.
     pub bound_by_socket: u64,
+    /// … whose addresses the application told.
+    pub bound_as_told: u64,
     /// … whose addresses the wire showed.
     pub bound_by_wire: u64,
     /// … whose randoms were on the wire under several addresses.
@@ -69,6 +71,7 @@ impl FlowStats {
         self.flows += 1;
         match binding {
             Binding::Socket => self.bound_by_socket += 1,
+            Binding::Told => self.bound_as_told += 1,
             Binding::Wire => self.bound_by_wire += 1,
             Binding::WireAmbiguous => self.bound_ambiguously += 1,
             Binding::Placeholder => self.unbound += 1,

@@ -271,6 +271,18 @@ fn a_socket_tells_and_both_sides_are_turned_right() {
 }
 
 #[test]
+fn what_the_application_tells_is_marked() {
+    let mut bench = Bench::capturing();
+    let mut meta = with_socket(0, Role::Server);
+    meta.addresses_told = true;
+    bench.open(1, 0, meta);
+    bench.say(1, 0, Role::Server, Received, 0, 100);
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Told);
+    assert_eq!(flow.info.tuple, tuple(0));
+}
+
+#[test]
 fn free_finishes_the_local_side_first_and_abort_resets() {
     let mut bench = Bench::new(MapperConfig::default());
     for (connection, role) in [(0, Role::Client), (1, Role::Server)] {

@@ -44,6 +44,7 @@ impl Display for Metadata<'_> {
         })?;
         f.write_str(match info.binding {
             Binding::Socket => " bound=socket",
+            Binding::Told => " bound=told",
             Binding::Wire => " bound=wire",
             Binding::WireAmbiguous => " bound=wire-ambiguous",
             Binding::Placeholder => " bound=placeholder",

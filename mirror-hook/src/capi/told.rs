@@ -79,6 +79,7 @@ unsafe fn read_info(info: &mirror_hook_info) -> Option<Info<'_>> {
     // SAFETY: not -1. The caller says that it is open; were it not, system calls on it would fail.
     let socket = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
     let wire_known = info.wire_read != u64::MAX && info.wire_written != u64::MAX;
+    let addresses = told_addresses(info);
     let meta = Meta {
         transport,
         early,
@@ -86,7 +87,8 @@ unsafe fn read_info(info: &mirror_hook_info) -> Option<Info<'_>> {
         resumed: info.flags & MIRROR_HOOK_RESUMED != 0,
         tls_version: Some(info.tls_version).filter(|version| *version != 0),
         cipher: Some(info.cipher).filter(|cipher| *cipher != 0),
-        addresses: told_addresses(info),
+        addresses,
+        addresses_told: addresses.is_some(),
         client_random: client_random.copied(),
         server_random: server_random.copied(),
         wire_counts: wire_known.then_some((info.wire_read, info.wire_written)),

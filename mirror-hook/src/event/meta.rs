@@ -18,7 +18,8 @@ const RESUMED: u32 = 1 << 3;
 const HAS_WIRE_COUNTS: u32 = 1 << 4;
 const HANDSHAKE_DONE: u32 = 1 << 5;
 const HAS_PREFIX: u32 = 1 << 6;
-const KNOWN_FLAGS: u32 = (1 << 7) - 1;
+const ADDRESSES_TOLD: u32 = 1 << 7;
+const KNOWN_FLAGS: u32 = (1 << 8) - 1;
 
 /// What is known of a connection; the body of OPEN and UPDATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub struct Meta<'a> {
     pub tls_version: Option<u16>,
     /// IANA number of the cipher suite.
     pub cipher: Option<u16>,
-    /// Local and peer address of the socket, where the library has one.
+    /// Local and peer address: the socket's, where the library has one.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// They aren't the socket's: the application said so.
+    pub addresses_told: bool,
     /// SO_COOKIE and SO_NETNS_COOKIE of the socket.
     pub cookies: Option<(u64, u64)>,
     /// ClientHello.random (RFC 8446 4.1.2).
@@ -74,6 +77,7 @@ impl<'a> Meta<'a> {
             tls_version: None,
             cipher: None,
             addresses: None,
+            addresses_told: false,
             cookies: None,
             client_random: None,
             server_random: None,
@@ -101,7 +105,8 @@ impl<'a> Meta<'a> {
             | flag(self.resumed, RESUMED)
             | flag(self.wire_counts.is_some(), HAS_WIRE_COUNTS)
             | flag(self.handshake_done, HANDSHAKE_DONE)
-            | flag(self.clear_prefix_sent.is_some(), HAS_PREFIX);
+            | flag(self.clear_prefix_sent.is_some(), HAS_PREFIX)
+            | flag(self.addresses_told, ADDRESSES_TOLD);
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &flags.to_ne_bytes());
         put(
@@ -222,6 +227,7 @@ impl<'a> Meta<'a> {
             tls_version: Some(half(8)).filter(|version| *version != 0),
             cipher: Some(half(10)).filter(|cipher| *cipher != 0),
             addresses,
+            addresses_told: has(ADDRESSES_TOLD),
             cookies: has(HAS_COOKIES).then(|| (word(56), word(64))),
             client_random: has(HAS_CLIENT_RANDOM).then(|| array(fixed, 72)),
             server_random: has(HAS_SERVER_RANDOM).then(|| array(fixed, 104)),

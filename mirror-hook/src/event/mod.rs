@@ -8,7 +8,7 @@
 //!   8   u16  TLS version on the wire (0x0304 is TLS 1.3), 0: unknown
 //!   10  u16  cipher suite (IANA number), 0: unknown
 //!   12  u8   address family: 0 none, 4, 6      13  u8 SNI's length   14  u8 ALPN's length   15  u8 0
-//!   16  [u8; 16]  local address (IPv4: the first 4)      32  [u8; 16]  peer's address
+//!   16  [u8; 16]  local address (IPv4: the first 4)      32  [u8; 16]  peer's address; the socket's, or told
 //!   48  u16  local port (machine's byte order)           50  u16 peer's port    52  u32 0
 //!   56  u64  socket cookie          64  u64  network namespace cookie
 //!   72  [u8; 32]  client_random     104 [u8; 32]  server_random
@@ -267,6 +267,7 @@ mod tests {
                 "[2001:db8::1]:443".parse().unwrap(),
                 "[2001:db8::2]:50000".parse().unwrap(),
             )),
+            addresses_told: true,
             cookies: Some((7, 8)),
             client_random: Some([3; 32]),
             wire_counts: Some((517, 1200)),

@@ -369,6 +369,7 @@ impl Display for Headline<'_> {
         }
         f.write_str(match info.binding {
             Binding::Socket => ", addresses of the socket",
+            Binding::Told => ", addresses as the program says",
             Binding::Wire => ", addresses seen on the wire",
             Binding::WireAmbiguous => ", addresses seen on the wire among others",
             Binding::Placeholder => ", addresses unknown (these are placeholders)",
