@@ -84,6 +84,12 @@ pub(crate) struct RunArgs {
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
 
+    /// What the program does where its ring is full: `drop` the text, which leaves a hole; or, for
+    /// debugging, `wait:MS` for room, MS milliseconds a call at most (1 to 10000). Waiting slows the
+    /// program down to the speed of sslcollector, and changes the order in which its threads run
+    #[arg(long, value_name = "drop|wait:MS", default_value = "drop", value_parser = parse_on_full)]
+    pub(crate) on_full: OnFull,
+
     /// Directory with the patched libssl.so.3
     #[arg(long, value_name = "DIR")]
     pub(crate) library_dir: Option<PathBuf>,
@@ -95,6 +101,37 @@ pub(crate) struct RunArgs {
     /// The program and its arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,
+}
+
+/// What a mirrored program does where its ring is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnFull {
+    /// Goes on; the text is missing.
+    Drop,
+    /// Waits for room, this many milliseconds a call at most.
+    Wait(u32),
+}
+
+impl OnFull {
+    /// As the hook is told: 0 is no waiting.
+    pub(crate) fn wait_ms(self) -> u32 {
+        match self {
+            Self::Drop => 0,
+            Self::Wait(ms) => ms,
+        }
+    }
+}
+
+fn parse_on_full(text: &str) -> Result<OnFull, String> {
+    if text == "drop" {
+        return Ok(OnFull::Drop);
+    }
+    let ms = text
+        .strip_prefix("wait:")
+        .and_then(|ms| ms.parse().ok())
+        .filter(|ms| (1..=mirror_hook::layout::MAX_WAIT_MS).contains(ms));
+    ms.map(OnFull::Wait)
+        .ok_or_else(|| format!("'{text}' is neither drop nor wait:MS with MS from 1 to 10000"))
 }
 
 /// A number of bytes: `65536`, `64K`, `16M`.
@@ -138,6 +175,29 @@ mod tests {
         };
         assert_eq!(run.program, ["curl", "-w", "y"]);
         assert_eq!(run.write, Some("x".into()));
+    }
+
+    #[test]
+    fn waiting_has_a_bound() {
+        assert_eq!(parse_on_full("drop"), Ok(OnFull::Drop));
+        assert_eq!(parse_on_full("wait:250"), Ok(OnFull::Wait(250)));
+        for bad in [
+            "",
+            "wait",
+            "wait:",
+            "wait:0",
+            "wait:10001",
+            "wait:-1",
+            "block",
+        ] {
+            assert!(parse_on_full(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_run_can_make_a_program_wait() {
+        let serve = ["sslcollector", "-w", "x", "--on-full", "wait:1"];
+        assert!(Cli::try_parse_from(serve).is_err());
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) watch: WatchChoice,
     /// Ring that is granted to a process, in bytes.
     pub(crate) ring_bytes: u64,
+    /// How long a program's call waits where the ring is full, in milliseconds; 0 but for debugging.
+    pub(crate) wait_ms: u32,
 }
 
 /// Resolves the command line.
@@ -98,6 +100,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
         output: args.write.map_or(OutputChoice::Summary, output_choice),
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
+        wait_ms: args.on_full.wait_ms(),
     })
 }
 
@@ -115,6 +118,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
         output: output_choice(write),
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),
+        wait_ms: 0,
     })
 }
 

@@ -43,7 +43,8 @@ impl Exit {
 
 impl Running {
     /// Starts `program` so that it loads the patched library, asks at `socket`, and counts on a ring of
-    /// `ring_bytes`: what it says before the agent has looked is whole, too. With `stdout_to_stderr`
+    /// `ring_bytes`: what it says before the agent has looked is whole, too. Where that is full, its calls
+    /// may wait `wait_ms` milliseconds. With `stdout_to_stderr`
     /// its standard output goes where ours for errors goes.
     ///
     /// This process becomes the reaper of all descendants: they stay in its tree also when their
@@ -55,6 +56,7 @@ impl Running {
         program: &Program,
         socket: &Path,
         ring_bytes: u64,
+        wait_ms: u32,
         stdout_to_stderr: bool,
     ) -> anyhow::Result<Self> {
         let [name, arguments @ ..] = program.words.as_slice() else {
@@ -70,6 +72,7 @@ impl Running {
             .env("SSLCOLLECTOR_SOCKET", socket)
             .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
             .env("SSLCOLLECTOR_RING_BYTES", ring_bytes.to_string())
+            .env("SSLCOLLECTOR_WAIT_MS", wait_ms.to_string())
             .arg0(name);
         if stdout_to_stderr {
             let stderr = io::stderr().as_fd().try_clone_to_owned();
@@ -167,7 +170,7 @@ mod tests {
             words: vec!["no-such-program".into()],
             library_dir: "/x".into(),
         };
-        let error = Running::start(&program, Path::new("/x"), 1 << 20, false)
+        let error = Running::start(&program, Path::new("/x"), 1 << 20, 0, false)
             .unwrap_err()
             .to_string();
         assert_eq!(

@@ -66,6 +66,7 @@ impl Place {
         let mut config = IntakeConfig::private(self.socket.clone());
         config.ring_bytes = settings.ring_bytes;
         config.promised = matches!(settings.mode, Mode::Run(_));
+        config.wait_ms = settings.wait_ms;
         if self.is_root {
             config.listen.mode = 0o666;
         }

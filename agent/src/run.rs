@@ -59,7 +59,13 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
                     "standard output carries the capture: what the program prints there goes to standard error",
                 );
             }
-            let running = Running::start(program, place.socket(), settings.ring_bytes, to_stderr)?;
+            let running = Running::start(
+                program,
+                place.socket(),
+                settings.ring_bytes,
+                settings.wait_ms,
+                to_stderr,
+            )?;
             (
                 agent.accompany(running, &mut signals)?.code(),
                 Some(program),

@@ -6,6 +6,7 @@
 //! | `SSLCOLLECTOR_ENABLE=1` | enabled; the agent listens at [`DEFAULT_SOCKET`] |
 //! | `SSLCOLLECTOR_AGENT_UID` | an agent of this user is trusted as well as one of root's |
 //! | `SSLCOLLECTOR_RING_BYTES` | the agent has promised rings of this size (`sslcollector run` does): all of a ring is used at once, before the agent has answered; its pages are the process's own |
+//! | `SSLCOLLECTOR_WAIT_MS` | with the promise: a call that finds the ring full may wait this long (`sslcollector run --on-full wait:MS`); never longer than the agent says in the ring |
 //!
 //! Off means: no call but getenv. That is because of seccomp: whether a filter lets a call pass
 //! can't be found out without making it, and some filters answer with death. So only processes
@@ -20,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::net::SocketAddrUnix;
 
-use crate::layout::{BOOTSTRAP_BYTES, MAX_DATA_BYTES};
+use crate::layout::{BOOTSTRAP_BYTES, MAX_DATA_BYTES, MAX_WAIT_MS};
 
 /// Where the system's agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/sslcollector/agent.sock";
@@ -36,6 +37,9 @@ pub(crate) struct Settings {
     pub(crate) agent_uid: Option<u32>,
     /// Size of the ring that will be granted, where that is known.
     pub(crate) promised_bytes: Option<u64>,
+    /// How long a call may wait where the ring is full, in milliseconds; 0: not at all. Never anything
+    /// else but in a process that `run` started.
+    pub(crate) wait_ms: u32,
 }
 
 impl Settings {
@@ -55,14 +59,20 @@ impl Settings {
             None if enabled() => DEFAULT_SOCKET.as_bytes(),
             None => return None,
         };
+        let promised_bytes = variable("SSLCOLLECTOR_RING_BYTES")
+            .and_then(|bytes| bytes.to_str()?.parse().ok())
+            .filter(|bytes: &u64| bytes.is_power_of_two() && RING_BYTES.contains(bytes));
+        let wait_ms = variable("SSLCOLLECTOR_WAIT_MS")
+            .filter(|_| promised_bytes.is_some())
+            .and_then(|time| time.to_str()?.parse().ok())
+            .map_or(0, |time: u32| time.min(MAX_WAIT_MS));
         Some(Self {
             path: SocketAddrUnix::new(path).ok()?,
             abstract_name: SocketAddrUnix::new_abstract_name(path).ok()?,
             agent_uid: variable("SSLCOLLECTOR_AGENT_UID")
                 .and_then(|uid| uid.to_str()?.parse().ok()),
-            promised_bytes: variable("SSLCOLLECTOR_RING_BYTES")
-                .and_then(|bytes| bytes.to_str()?.parse().ok())
-                .filter(|bytes: &u64| bytes.is_power_of_two() && RING_BYTES.contains(bytes)),
+            promised_bytes,
+            wait_ms,
         })
     }
 }
@@ -111,6 +121,23 @@ mod tests {
         assert_eq!(own.abstract_name.abstract_name(), Some(&b"/tmp/a"[..]));
         assert_eq!(own.agent_uid, Some(1000));
         assert_eq!(own.promised_bytes, None);
+    }
+
+    #[test]
+    fn only_a_promised_ring_is_waited_for_and_not_for_long() {
+        let wait_ms = |variables: &[(&str, &str)]| {
+            let socket = ("SSLCOLLECTOR_SOCKET", "/tmp/a");
+            settings(&[&[socket], variables].concat()).unwrap().wait_ms
+        };
+        let promise = ("SSLCOLLECTOR_RING_BYTES", "65536");
+        assert_eq!(wait_ms(&[promise]), 0);
+        assert_eq!(wait_ms(&[("SSLCOLLECTOR_WAIT_MS", "500")]), 0);
+        assert_eq!(wait_ms(&[promise, ("SSLCOLLECTOR_WAIT_MS", "500")]), 500);
+        assert_eq!(
+            wait_ms(&[promise, ("SSLCOLLECTOR_WAIT_MS", "999999")]),
+            MAX_WAIT_MS
+        );
+        assert_eq!(wait_ms(&[promise, ("SSLCOLLECTOR_WAIT_MS", "-1")]), 0);
     }
 
     #[test]

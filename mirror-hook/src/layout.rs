@@ -33,9 +33,17 @@
 //!                                                 producer that wakes it sets 0 first
 //!   200     u64   agent      granted_bytes        the capacity, valid once state is STATE_READY
 //!   208     u32   kernel     owner                robust futex: thread id of the agent's owner thread;
-//!                                                 the kernel sets FUTEX_OWNER_DIED when it is gone
+//!                                                 the kernel sets FUTEX_OWNER_DIED when it is gone.
+//!                                                 OWNER_LEFT: the application has left the ring. Whoever
+//!                                                 takes the ring, or leaves it for good, exchanges this
+//!                                                 word, so that only one does
 //!   216     u64   agent      usable_bytes         positions below it may be used, valid with STATE_READY;
 //!                                                 u64::MAX once all of the capacity is allocated
+//!   224     u32   agent      wait_ms              for debugging: how long a call may wait where the ring
+//!                                                 is full; 0: not at all. Obeyed only by a process that
+//!                                                 was started to (see `config`)
+//!   228     u32   agent      kept                 1: the agent's service manager keeps this ring, so that
+//!                                                 the next agent gets it; until then it is written to
 //!   256     u64   producers  dropped_records      records that found no room: DATA, ends of one direction
 //!   264     u64   producers  dropped_bytes        clear text bytes in them
 //!   272     u64   producers  opens_deferred       OPENs that found no room (they come later)
@@ -124,6 +132,8 @@ pub mod control {
     pub const GRANTED_BYTES: usize = 200;
     pub const OWNER: usize = 208;
     pub const USABLE_BYTES: usize = 216;
+    pub const WAIT_MS: usize = 224;
+    pub const KEPT: usize = 228;
     pub const DROPPED_RECORDS: usize = 256;
     pub const DROPPED_BYTES: usize = 264;
     pub const OPENS_DEFERRED: usize = 272;
@@ -141,6 +151,11 @@ pub const STATE_DETACHED: u32 = 2;
 
 /// Set by the kernel in `owner` when the agent's thread has ended (FUTEX_OWNER_DIED, futex(2)).
 pub const OWNER_DIED: u32 = 0x4000_0000;
+/// Stands in `owner` when the application has given up waiting for the next agent. No thread's id.
+pub const OWNER_LEFT: u32 = 0x3fff_ffff;
+
+/// The longest that a call waits where the ring is full, whatever anybody says, in milliseconds.
+pub const MAX_WAIT_MS: u32 = 10_000;
 
 /// First byte of the close table.
 pub const CLOSE_TABLE: usize = 16 * 1024;

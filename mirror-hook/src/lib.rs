@@ -1,6 +1,6 @@
 //! Copies the clear text of an application's TLS connections into a shared-memory ring, where the
-//! agent `sslcollector` reads it. Runs inside other people's processes, so: it never blocks, never
-//! fails a call, never crashes its host. The worst case is missing clear text, which is declared.
+//! agent `sslcollector` reads it. Runs inside other people's processes, so: it never blocks (but for
+//! debugging, see [`config`]), never fails a call, never crashes its host. The worst case is missing clear text, which is declared.
 //!
 //! | module | what it is | who uses it |
 //! |---|---|---|
@@ -20,6 +20,7 @@ mod guard;
 pub mod hook;
 mod kernel;
 pub mod layout;
+mod patience;
 mod process;
 mod records;
 pub mod ring;

@@ -24,6 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::attach;
 use crate::config::Settings;
 use crate::layout::control;
+use crate::patience::Patience;
 use crate::ring::{Memory, Producer};
 use crate::shm::{self, ForkPage, Mapping, Pointer, Slot};
 
@@ -35,6 +36,8 @@ pub(crate) struct Ring {
     pub(crate) instance: u64,
     next_connection: AtomicU64,
     attached_ns: u64,
+    /// How long a call waits where it is full.
+    pub(crate) patience: Patience,
 }
 
 /// Low bits of an instance, which count the rings of one process; those above are the process.
@@ -247,6 +250,7 @@ fn new_ring(page: &ForkPage<Ring>, settings: &Settings) -> Option<&'static Ring>
         instance,
         next_connection: AtomicU64::new(1),
         attached_ns: now_ns(),
+        patience: Patience::new(settings.wait_ms),
     })
     .ok()?;
     LAST.set(Some(ring));

@@ -2,6 +2,7 @@
 
 use crate::event::{Direction, Meta};
 use crate::layout::{FLAG_RECEIVED, MAX_PAYLOAD, control, kind};
+use crate::patience::Wait;
 use crate::process::{self, Ring};
 use crate::ring::{ClosedConnection, Record, Refused};
 
@@ -20,9 +21,14 @@ impl Place {
     pub(crate) fn copy(&self, bytes: &[u8]) {
         let record = self.record(kind::DATA);
         let mut offset = self.from;
+        let mut wait = Wait::default();
         for chunk in bytes.chunks(MAX_PAYLOAD) {
             let parts = [&offset.to_ne_bytes()[..], chunk];
-            match write(self.ring, record, &parts) {
+            let mut written = write(self.ring, record, &parts);
+            if written == Err(Refused::Full) {
+                written = write_late(self.ring, record, &parts, &mut wait);
+            }
+            match written {
                 Ok(()) => {}
                 Err(Refused::Full) => {
                     self.ring.count(control::DROPPED_RECORDS, 1);
@@ -62,7 +68,12 @@ pub(crate) fn write_meta(ring: &Ring, kind: u8, connection: u64, meta: &Meta<'_>
         connection,
         at_ns: process::now_ns(),
     };
-    write(ring, record, &[&meta.encode_fixed(), meta.sni, meta.alpn]).is_ok()
+    let parts = [&meta.encode_fixed()[..], meta.sni, meta.alpn];
+    match write(ring, record, &parts) {
+        Err(Refused::Full) => write_late(ring, record, &parts, &mut Wait::default()),
+        result => result,
+    }
+    .is_ok()
 }
 
 pub(crate) fn write_close(ring: &Ring, closed: &ClosedConnection) -> Result<(), Refused> {
@@ -79,6 +90,25 @@ pub(crate) fn write_close(ring: &Ring, closed: &ClosedConnection) -> Result<(), 
         &reason.to_ne_bytes(),
     ];
     write(ring, record, &parts)
+}
+
+/// For a record that found no room: writes it once there is some, if this process is to wait for that.
+#[cold]
+fn write_late(
+    ring: &Ring,
+    record: Record,
+    parts: &[&[u8]],
+    wait: &mut Wait,
+) -> Result<(), Refused> {
+    let body = parts.iter().map(|part| part.len()).sum();
+    while ring.patience.wait(&ring.producer, body, wait) {
+        match write(ring, record, parts) {
+            // Others were faster.
+            Err(Refused::Full) => {}
+            result => return result,
+        }
+    }
+    Err(Refused::Full)
 }
 
 fn write(ring: &Ring, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {

@@ -106,6 +106,8 @@ pub(super) struct Budget {
     pub(super) used_bytes: u64,
     /// All that is asked for has been promised, up to `ring_bytes`.
     pub(super) promised: bool,
+    /// How long a call may wait where its ring is full, in milliseconds.
+    pub(super) wait_ms: u32,
 }
 
 impl Budget {
@@ -168,6 +170,8 @@ pub(super) fn admit(
     if let Some(thread_id) = own(memfd.as_fd()) {
         consumer.own(thread_id);
     }
+    let memory = consumer.memory();
+    memory.store_u32(control::WAIT_MS, budget.wait_ms, Ordering::Relaxed);
     let mut pages = Pages {
         // What was promised is in use already, and the pages are the process's own.
         memfd: (!budget.promised).then_some(memfd),
@@ -278,6 +282,7 @@ mod tests {
             total_bytes,
             used_bytes: 0,
             promised: false,
+            wait_ms: 0,
         }
     }
 
@@ -305,6 +310,7 @@ mod tests {
             total_bytes: 64 << 20,
             used_bytes: 0,
             promised: false,
+            wait_ms: 0,
         };
         let message = AttachMessage {
             data_bytes: 4 << 20,
@@ -335,6 +341,7 @@ mod tests {
         let budget = Budget {
             ring_bytes: 1 << 20,
             promised: true,
+            wait_ms: 0,
             ..budget(0)
         };
         let memfd = sealed();
@@ -398,7 +405,7 @@ mod tests {
             total_bytes in 0u64..1 << 30,
             asked in prop::collection::vec(16u32..27, 1..200),
         ) {
-            let mut budget = Budget { ring_bytes: 16 << 20, total_bytes, used_bytes: 0, promised: false };
+            let mut budget = Budget { ring_bytes: 16 << 20, total_bytes, used_bytes: 0, promised: false, wait_ms: 0 };
             let mut last = u64::MAX;
             for asked in asked {
                 match budget.grant(1 << asked) {

@@ -61,6 +61,9 @@ pub struct IntakeConfig {
     /// The processes were told that they will get `ring_bytes` (`SSLCOLLECTOR_RING_BYTES`), and use it at
     /// once: nothing is allocated for them, and the budget doesn't bind them.
     pub promised: bool,
+    /// How long a call of theirs may wait where the ring is full, in milliseconds: 0 but for debugging.
+    /// A process obeys only if it was started to (`SSLCOLLECTOR_WAIT_MS`).
+    pub wait_ms: u32,
     /// Most rings at a time.
     pub max_rings: usize,
     /// Most open connections of one ring.
@@ -81,6 +84,7 @@ impl IntakeConfig {
             ring_bytes: 16 << 20,
             budget_bytes: 256 << 20,
             promised: false,
+            wait_ms: 0,
             max_rings: 4096,
             max_connections: 64 * 1024,
         }
@@ -141,6 +145,7 @@ impl Intake {
                 total_bytes: config.budget_bytes,
                 used_bytes: 0,
                 promised: config.promised,
+                wait_ms: config.wait_ms,
             },
             config,
             listener,
