@@ -79,6 +79,10 @@ impl Counts {
                 "{} broke the rules of the ring and was cut off",
                 counted(intake.quarantined, "process"),
             )),
+            (intake.skipped_records, format!(
+                "{} was being written when its process was killed",
+                counted(intake.skipped_records, "record"),
+            )),
             (intake.tail_unknown, format!(
                 "{} ended in the middle of a write: what its last sessions said is incomplete",
                 counted(intake.tail_unknown, "process"),

@@ -68,7 +68,7 @@ pub(crate) fn ring(bytes: &[u8]) {
                 assert_eq!(consumer.position(), before + length);
                 is_zero(&memory, before, length);
             }
-            Ok(Next::Skipped { bytes }) => {
+            Ok(Next::Skipped { bytes, .. }) => {
                 assert!(dead);
                 assert_eq!(consumer.position(), before + bytes);
                 is_zero(&memory, before, bytes);

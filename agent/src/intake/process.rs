@@ -143,9 +143,12 @@ impl Ring {
                         self.quarantine(now, stats, sink);
                     }
                 }
-                Ok(Next::Skipped { .. }) => {
+                Ok(Next::Skipped { text, .. }) => {
                     worked = true;
                     stats.skipped_records += 1;
+                    if let Some(text) = text {
+                        self.tracker.unfinished(&text, now, stats, sink);
+                    }
                 }
                 Ok(Next::TailUnknown { .. }) => {
                     worked = true;

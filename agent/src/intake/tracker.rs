@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mirror_hook::event::{Body, CloseReason, Direction, EarlyData, Meta, Transport};
-use mirror_hook::ring::ClosedConnection;
+use mirror_hook::layout::FLAG_RECEIVED;
+use mirror_hook::ring::{ClosedConnection, UnfinishedText};
 
 use super::stats::IntakeStats;
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
@@ -175,6 +176,28 @@ impl Tracker {
             at,
             change,
         });
+    }
+
+    /// The process was killed while it wrote this text: a hole, where it is known whose. Being beyond
+    /// what it had completed, a wrong word in it can't make other text wrong.
+    pub(super) fn unfinished(
+        &mut self,
+        text: &UnfinishedText,
+        at: MonotonicTime,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) {
+        let direction = match text.flags {
+            FLAG_RECEIVED => Direction::Received,
+            _ => Direction::Sent,
+        };
+        let Some(connection) = self.open.get(&text.connection) else {
+            return;
+        };
+        let from = connection.next[index(direction)].max(text.offset);
+        let to = from.saturating_add(text.length);
+        // Neither unknown nor backwards, as has just been seen.
+        let _ = self.lost_before(text.connection, at, direction, to, stats, sink);
     }
 
     /// The process is gone, or no longer believed: every open connection ends where it stands.

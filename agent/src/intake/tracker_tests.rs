@@ -255,3 +255,30 @@ proptest! {
         prop_assert!(checker.next.is_empty());
     }
 }
+
+#[test]
+fn text_that_its_process_was_killed_over_is_a_hole() {
+    let mut bench = Bench::new(10);
+    bench.open(1, (0, 0)).unwrap();
+    bench.data(1, 0, b"abc").unwrap();
+    let unfinished = |connection, offset| UnfinishedText {
+        connection,
+        flags: 0,
+        offset,
+        length: 10,
+    };
+    // Behind what found no room; with its offset not written yet; of nobody.
+    for text in [unfinished(1, 5), unfinished(1, 0), unfinished(0, 0)] {
+        let checker = &mut bench.checker;
+        bench
+            .tracker
+            .unfinished(&text, MonotonicTime(0), &mut bench.stats, &mut |event| {
+                checker.take(event);
+            });
+    }
+    assert_eq!(
+        bench.checker.log,
+        ["open 1", "data 1 0", "lost 1 3..15", "lost 1 15..25"]
+    );
+    assert_eq!(bench.stats.lost_bytes, bench.checker.lost_bytes);
+}

@@ -5,7 +5,9 @@ use std::sync::atomic::compiler_fence;
 
 use super::WAKE_BYTES;
 use super::cursor::{Span, used};
-use super::found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};
+use super::found::{
+    Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError, UnfinishedText,
+};
 use super::mem::Memory;
 use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
@@ -213,28 +215,40 @@ impl<M: Memory> Consumer<M> {
         let length = self.check(word)?;
         if word.busy {
             let bytes = padded(length as u64);
+            let text = (word.kind == kind::DATA).then(|| self.unfinished(word, length));
             self.release(length);
-            return Ok(Next::Skipped { bytes });
+            return Ok(Next::Skipped { bytes, text });
         }
-        let out = &mut buffer.0[..length];
-        let span = Span::new(self.position, length, self.capacity);
-        let (first, second) = out.split_at_mut(span.first_bytes);
-        self.memory.read(span.first, first);
-        self.memory.read(Span::BEGIN, second);
+        self.copy_out(&mut buffer.0[..length]);
         self.release(length);
         let (header, body) = buffer.0[..length].split_at(HEADER_BYTES);
-        let field = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[at..at + 8]);
-            u64::from_ne_bytes(bytes)
-        };
         Ok(Next::Record(RawRecord {
             kind: word.kind,
             flags: word.flags,
-            connection: field(8),
-            at_ns: field(16),
+            connection: field(header, 8),
+            at_ns: field(header, 16),
             body,
         }))
+    }
+
+    /// The bytes at the position, as many as `out` has; no more than the ring.
+    fn copy_out(&self, out: &mut [u8]) {
+        let span = Span::new(self.position, out.len(), self.capacity);
+        let (first, second) = out.split_at_mut(span.first_bytes);
+        self.memory.read(span.first, first);
+        self.memory.read(Span::BEGIN, second);
+    }
+
+    /// What the beginning of a DATA record says that has `length` bytes, as `check` has seen.
+    fn unfinished(&self, word: RecordWord, length: usize) -> UnfinishedText {
+        let mut begin = [0; HEADER_BYTES + 8];
+        self.copy_out(&mut begin);
+        UnfinishedText {
+            connection: field(&begin, 8),
+            flags: word.flags,
+            offset: field(&begin, HEADER_BYTES),
+            length: length.saturating_sub(begin.len()) as u64,
+        }
     }
 
     /// The word at the position is 0: is there a reservation?
@@ -321,4 +335,11 @@ impl<M: Memory> Consumer<M> {
         self.memory
             .store_u64(control::TAIL, self.position, Ordering::Release);
     }
+}
+
+/// The word at `at` of a record's beginning.
+fn field(record: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&record[at..at + 8]);
+    u64::from_ne_bytes(bytes)
 }

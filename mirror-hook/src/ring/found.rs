@@ -52,6 +52,8 @@ pub enum Next<'a> {
     Skipped {
         /// Length of the record, its header and padding included.
         bytes: u64,
+        /// What is known of the text that was to be in it, if any.
+        text: Option<UnfinishedText>,
     },
     /// Only after [`Consumer::producer_died`](super::Consumer::producer_died): the ring ends here, with this many bytes reserved by
     /// writers that had not yet said how long each record is. Comes once; then [`Next::Empty`].
@@ -59,6 +61,20 @@ pub enum Next<'a> {
         /// Bytes of the ring up to the last reservation.
         bytes: u64,
     },
+}
+
+/// A DATA record whose writer was killed in the middle of it. What stands in front of the text was
+/// written first, so it is there where the text was begun; else these words are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnfinishedText {
+    /// The connection, by the application's count; 0: not written yet.
+    pub connection: u64,
+    /// [`crate::layout::FLAG_RECEIVED`] or 0.
+    pub flags: u8,
+    /// Stream offset of the first byte; 0 may mean that it wasn't written yet.
+    pub offset: u64,
+    /// Bytes that the record was to hold.
+    pub length: u64,
 }
 
 /// The ring holds what no hook writes. It is over: every later call says the same.

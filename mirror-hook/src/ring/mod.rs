@@ -32,6 +32,8 @@ const WAKE_BYTES: u64 = 40;
 
 pub use close_table::ClosedConnection;
 pub use consumer::Consumer;
-pub use found::{Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError};
+pub use found::{
+    Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError, UnfinishedText,
+};
 pub use mem::{HeapMemory, Memory};
 pub use producer::{Producer, Record, Refused};

@@ -256,7 +256,16 @@ fn after_death_what_stays_busy_is_skipped_and_the_unknown_tail_counted() {
     assert_eq!(consumer.poll(&mut buffer), Ok(Next::Pending));
     consumer.producer_died();
     let bytes = padded((HEADER_BYTES + 8 + 50) as u64);
-    assert_eq!(consumer.poll(&mut buffer), Ok(Next::Skipped { bytes }));
+    let text = Some(UnfinishedText {
+        connection: 2,
+        flags: FLAG_RECEIVED,
+        offset: 1,
+        length: 50,
+    });
+    assert_eq!(
+        consumer.poll(&mut buffer),
+        Ok(Next::Skipped { bytes, text })
+    );
     assert!(
         matches!(consumer.poll(&mut buffer), Ok(Next::Record(record)) if record.connection == 3)
     );

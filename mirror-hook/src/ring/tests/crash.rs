@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use super::mortal::{Mortal, Reservation, Stage, lives};
 use super::*;
 use crate::event::CloseReason;
-use crate::layout::{CONTROL_BYTES, control};
+use crate::layout::{CONTROL_BYTES, HEADER_BYTES, control, padded};
 
 const CAPACITY: u64 = 256;
 /// Close entries, and so the accesses that a look at the table takes.
@@ -73,6 +73,7 @@ fn second_thread(memory: &Mortal<'_>) {
 #[test]
 fn an_application_that_dies_anywhere_leaves_what_it_had_committed() {
     let mut endings = [0; 3];
+    let mut named = 0;
     for first in 0..=accesses(first_thread) {
         for second in 0..=accesses(second_thread) {
             let memory = before_the_end();
@@ -102,9 +103,17 @@ fn an_application_that_dies_anywhere_leaves_what_it_had_committed() {
                         endings[0] += 1;
                         assert!(is_genuine(&record), "{record:?}");
                     }
-                    (Stage::Marked, Next::Skipped { bytes }) => {
+                    (Stage::Marked, Next::Skipped { bytes, text }) => {
                         endings[1] += 1;
                         assert_eq!(bytes, to - from);
+                        let text = text.unwrap();
+                        let whole = (HEADER_BYTES + 8) as u64 + text.length;
+                        assert_eq!(padded(whole), bytes);
+                        // Each word is there, or not yet.
+                        let begun = [text.connection, text.offset];
+                        named += u32::from(begun[0] == begun[1] && begun[0] != 0);
+                        assert!([0, 1, 2, 3].contains(&text.connection), "{text:?}");
+                        assert!([0, text.connection].contains(&text.offset), "{text:?}");
                     }
                     (Stage::Reserved, Next::TailUnknown { bytes }) => {
                         endings[2] += 1;
@@ -126,6 +135,7 @@ fn an_application_that_dies_anywhere_leaves_what_it_had_committed() {
         }
     }
     assert!(endings.iter().all(|count| *count > 50), "{endings:?}");
+    assert!(named > 50, "{named}");
 }
 
 /// Reads all that there is; what has been read is noted before the next access.

@@ -150,7 +150,7 @@ fn consume(memory: &Mapping, seed: u64, seen: &Seen, over: &AtomicBool) {
                     consumer.producer_died();
                 }
             }
-            Ok(Next::Skipped { bytes } | Next::TailUnknown { bytes }) => {
+            Ok(Next::Skipped { bytes, .. } | Next::TailUnknown { bytes }) => {
                 assert!(bytes <= DATA_BYTES);
             }
             Err(error) => {
