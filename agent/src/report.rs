@@ -54,8 +54,9 @@ impl Counts {
                 OutputChoice::Summary => {}
             }
         }
-        if self.lost_bytes() > 0 {
-            line += &format!(", {} LOST", counted(self.lost_bytes(), "byte"));
+        let lost = self.lost_bytes() + self.intake.untold_bytes;
+        if lost > 0 {
+            line += &format!(", {} LOST", counted(lost, "byte"));
         }
         line
     }
@@ -63,6 +64,8 @@ impl Counts {
     fn losses(&self) -> impl Iterator<Item = String> {
         let (intake, flow) = (&self.intake, &self.flow);
         let reordered = self.packets.map_or(0, |(_, window)| window.clamped);
+        // Each was deferred first. One that is open still may find room yet.
+        let found_room = intake.opens_deferred.saturating_sub(intake.opens_lost);
         let dropped = self.packets.map_or(0, |(forge, _)| forge.dropped_bytes);
         [
             (self.lost_bytes(), format!(
@@ -71,9 +74,18 @@ impl Counts {
                 counted(flow.holes, "hole"),
                 counted(intake.dropped_bytes, "byte"),
             )),
-            (intake.opens_deferred, format!(
-                "{} found the ring full when it began, and is mirrored from where there was room, if at all",
-                counted(intake.opens_deferred, "session"),
+            (found_room, format!(
+                "{} found the ring full when it began, and is mirrored from where there was room",
+                counted(found_room, "session"),
+            )),
+            (intake.opens_lost, format!(
+                "{} not mirrored, with {} of clear text: the ring was full from beginning to end",
+                counted(intake.opens_lost, "session"),
+                counted(intake.untold_bytes, "byte"),
+            )),
+            (intake.closes_lost, format!(
+                "{} ended unheard: the ring was full",
+                counted(intake.closes_lost, "session"),
             )),
             (intake.quarantined, format!(
                 "{} broke the rules of the ring and was cut off",

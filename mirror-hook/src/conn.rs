@@ -5,10 +5,10 @@ use crate::event::{
 };
 use crate::guard::{guarded, guarded_apart};
 use crate::hook::{Info, Mirror};
-use crate::layout::{control, kind};
+use crate::layout::control;
 use crate::process::{self, Ring};
-use crate::records::{Place, write_close, write_meta};
-use crate::ring::{ClosedConnection, Refused};
+use crate::records::{Place, write_close, write_open, write_update};
+use crate::ring::ClosedConnection;
 use crate::socket::SocketFacts;
 
 /// Mirrors one connection into the process's ring. All zeros before its first use.
@@ -127,7 +127,7 @@ impl Conn {
         }
         // What found no room is tried again when there is some.
         let deferred = self.has(OPEN_DEFERRED | UPDATE_DEFERRED);
-        !deferred || ring.producer.fits(META_BYTES + MAX_SNI + MAX_ALPN)
+        !deferred || ring.producer.fits_open(META_BYTES + MAX_SNI + MAX_ALPN)
     }
 
     pub(crate) fn open_now(&mut self, info: &mut Info<'_>) {
@@ -153,16 +153,19 @@ impl Conn {
             Announcement::Midstream
         };
         let inherited = announcement == Announcement::Inherited;
+        // Before the socket is asked: a ring that nobody reads costs no system call.
+        let length = META_BYTES + info.meta.sni.len() + info.meta.alpn.len();
+        if !ring.producer.fits_open(length) && !ring.patience.may_wait() {
+            self.defer_open(ring);
+            return;
+        }
         self.fill(info);
         let meta = &mut info.meta;
         meta.announcement = announcement;
         meta.parent = inherited.then_some((self.instance, self.connection));
         let connection = ring.new_connection();
-        if !write_meta(ring, kind::OPEN, connection, meta) {
-            if !self.has(OPEN_DEFERRED) {
-                ring.count(control::OPENS_DEFERRED, 1);
-            }
-            self.flags |= OPEN_DEFERRED;
+        if !write_open(ring, connection, meta) {
+            self.defer_open(ring);
             return;
         }
         self.instance = ring.instance;
@@ -183,12 +186,19 @@ impl Conn {
         }
     }
 
+    fn defer_open(&mut self, ring: &Ring) {
+        if !self.has(OPEN_DEFERRED) {
+            ring.count(control::OPENS_DEFERRED, 1);
+        }
+        self.flags |= OPEN_DEFERRED;
+    }
+
     pub(crate) fn update_now(&mut self, info: &mut Info<'_>) {
         let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
             return;
         };
         self.fill(info);
-        if write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
+        if write_update(ring, self.connection, &info.meta) {
             self.flags &= !UPDATE_DEFERRED;
         } else {
             self.flags |= UPDATE_DEFERRED;
@@ -202,10 +212,10 @@ impl Conn {
         };
         self.fill(info);
         info.meta.early = EarlyData::Rejected;
-        if !write_meta(ring, kind::UPDATE, self.connection, &info.meta) {
+        if !write_update(ring, self.connection, &info.meta) {
             // Offsets that begin again unannounced would be wrong data: end this announcement, and
             // begin another, which needs nothing of this one.
-            ring.producer.table_close(&self.closed(CloseReason::Abort));
+            write_close(ring, &self.closed(CloseReason::Abort));
             self.instance = 0;
             self.flags |= OPEN_DEFERRED;
         }
@@ -229,11 +239,13 @@ impl Conn {
     }
 
     pub(crate) fn finish(&mut self, reason: CloseReason) {
-        if let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) {
-            let closed = self.closed(reason);
-            if matches!(write_close(ring, &closed), Err(Refused::Full)) {
-                ring.producer.table_close(&closed);
-            }
+        if self.has(ABORTED) {
+            // It has been told.
+        } else if let Some(ring) = self.announced() {
+            write_close(ring, &self.closed(reason));
+        } else if let Some(ring) = process::ring().filter(|_| self.has(OPEN_DEFERRED)) {
+            ring.count(control::OPENS_LOST, 1);
+            ring.count(control::UNTOLD_BYTES, self.sent.wrapping_add(self.received));
         }
         match reason {
             CloseReason::Abort => self.flags |= ABORTED,
@@ -243,7 +255,7 @@ impl Conn {
 
     /// The end of one direction. Where it finds no room it is dropped: the connection's end tells.
     fn write_end(&self, ring: &Ring, reason: CloseReason) {
-        if matches!(write_close(ring, &self.closed(reason)), Err(Refused::Full)) {
+        if !write_close(ring, &self.closed(reason)) {
             ring.count(control::DROPPED_RECORDS, 1);
         }
     }

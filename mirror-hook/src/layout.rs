@@ -50,6 +50,8 @@
 //!   280     u64   producers  closes_tabled        CLOSEs written to the close table so far
 //!   288     u64   producers  closes_lost          CLOSEs for which the table had no room either
 //!   296     u64   producers  not_mirrored         sessions on a transport that isn't forged (DTLS, QUIC)
+//!   304     u64   producers  opens_lost           of the deferred: ended before there was room, no record tells
+//!   312     u64   producers  untold_bytes         clear text bytes of these sessions, both directions
 //! ```
 //!
 //! # Positions
@@ -83,7 +85,13 @@
 //!
 //! A record that meets the ring's end goes on at its beginning.
 //!
+//! Each OPEN keeps room for the CLOSE that ends its connection, by the application's own account: no other
+//! record is written where that would not be left. So at most half of a ring is for CLOSEs, and
+//! a ring of 1 MiB can mirror 10,922 connections at a time.
+//!
 //! # Close table
+//!
+//! For the CLOSE that other threads keep from its room again and again: nobody waits in the hook.
 //!
 //! ```text
 //!   0   u32  state: 0 free, 1 being written, 2 complete (the agent frees it)
@@ -140,6 +148,8 @@ pub mod control {
     pub const CLOSES_TABLED: usize = 280;
     pub const CLOSES_LOST: usize = 288;
     pub const NOT_MIRRORED: usize = 296;
+    pub const OPENS_LOST: usize = 304;
+    pub const UNTOLD_BYTES: usize = 312;
 }
 
 /// The agent hasn't answered yet: positions below [`BOOTSTRAP_BYTES`] may be used.
@@ -235,7 +245,7 @@ pub const fn padded(length: u64) -> u64 {
     (length + RECORD_ALIGN - 1) & !(RECORD_ALIGN - 1)
 }
 
-const _: () = assert!(control::NOT_MIRRORED + 8 <= 4096);
+const _: () = assert!(control::UNTOLD_BYTES + 8 <= 4096);
 const _: () = assert!(CLOSE_TABLE + CLOSE_ENTRIES * CLOSE_ENTRY_BYTES <= CONTROL_BYTES);
 const _: () = assert!(CLOSE_ENTRY_BYTES.is_multiple_of(8));
 const _: () = assert!(BOOTSTRAP_BYTES.is_power_of_two());

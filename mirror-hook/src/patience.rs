@@ -46,15 +46,19 @@ impl Patience {
         }
     }
 
-    /// Sleeps until a record with a body of `body_bytes` fits. False: it isn't waited for, or was
-    /// waited for in vain.
+    /// Whether anything is waited for at all.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.most_ms != 0
+    }
+
+    /// Sleeps until `fits` says so. False: it isn't waited for, or was waited for in vain.
     pub(crate) fn wait<M: Memory>(
         &self,
         producer: &Producer<M>,
-        body_bytes: usize,
+        fits: impl Fn() -> bool,
         wait: &mut Wait,
     ) -> bool {
-        if self.most_ms == 0 {
+        if !self.may_wait() {
             return false;
         }
         let memory = producer.memory();
@@ -66,7 +70,7 @@ impl Patience {
             if most_ms == 0 || self.given_up_at.load(Ordering::Relaxed) == tail() {
                 return false;
             }
-            if producer.fits(body_bytes) {
+            if fits() {
                 return true;
             }
             let now = now_ns();
@@ -141,9 +145,13 @@ mod tests {
         (producer, consumer)
     }
 
+    fn fits(producer: &Producer<&HeapMemory>) -> bool {
+        producer.fits(8 + MAX_PAYLOAD)
+    }
+
     fn waits(patience: &Patience, producer: &Producer<&HeapMemory>) -> (bool, bool) {
         let mut wait = Wait::default();
-        let room = patience.wait(producer, 8 + MAX_PAYLOAD, &mut wait);
+        let room = patience.wait(producer, || fits(producer), &mut wait);
         (room, wait.until_ns.is_some())
     }
 
@@ -214,8 +222,8 @@ mod tests {
         let memory = HeapMemory::new(RING);
         let (producer, _consumer) = full(&memory, LONG_MS);
         let mut wait = Wait::default();
-        assert!(!Patience::new(5).wait(&producer, 8 + MAX_PAYLOAD, &mut wait));
+        assert!(!Patience::new(5).wait(&producer, || fits(&producer), &mut wait));
         // Another would wait for hours: its time is over.
-        assert!(!Patience::new(LONG_MS).wait(&producer, 8 + MAX_PAYLOAD, &mut wait));
+        assert!(!Patience::new(LONG_MS).wait(&producer, || fits(&producer), &mut wait));
     }
 }

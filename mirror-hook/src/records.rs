@@ -1,6 +1,6 @@
 //! What a connection tells, as records of the ring.
 
-use crate::event::{Direction, Meta};
+use crate::event::{CloseReason, Direction, Meta};
 use crate::layout::{FLAG_RECEIVED, MAX_PAYLOAD, control, kind};
 use crate::patience::Wait;
 use crate::process::{self, Ring};
@@ -24,9 +24,12 @@ impl Place {
         let mut wait = Wait::default();
         for chunk in bytes.chunks(MAX_PAYLOAD) {
             let parts = [&offset.to_ne_bytes()[..], chunk];
-            let mut written = write(self.ring, record, &parts);
+            let producer = &self.ring.producer;
+            let mut written = checked(producer.write(record, &parts));
             if written == Err(Refused::Full) {
-                written = write_late(self.ring, record, &parts, &mut wait);
+                let fits = || producer.fits(8 + chunk.len());
+                let write = || producer.write(record, &parts);
+                written = write_late(self.ring, &mut wait, fits, write);
             }
             match written {
                 Ok(()) => {}
@@ -44,7 +47,7 @@ impl Place {
     pub(crate) fn declare_lost(&self, bytes: u64) {
         let to = self.from.saturating_add(bytes);
         let parts = [&self.from.to_ne_bytes()[..], &to.to_ne_bytes()];
-        let _ = write(self.ring, self.record(kind::LOST), &parts);
+        let _ = checked(self.ring.producer.write(self.record(kind::LOST), &parts));
     }
 
     fn record(&self, kind: u8) -> Record {
@@ -60,49 +63,77 @@ impl Place {
     }
 }
 
-/// Writes an OPEN or UPDATE; `false`: there is no room, try again later.
-pub(crate) fn write_meta(ring: &Ring, kind: u8, connection: u64, meta: &Meta<'_>) -> bool {
-    let record = Record {
-        kind,
-        flags: 0,
-        connection,
-        at_ns: process::now_ns(),
-    };
+/// Writes an OPEN; `false`: there is no room, try again later.
+pub(crate) fn write_open(ring: &Ring, connection: u64, meta: &Meta<'_>) -> bool {
+    let record = record(kind::OPEN, connection, process::now_ns());
     let parts = [&meta.encode_fixed()[..], meta.sni, meta.alpn];
-    match write(ring, record, &parts) {
-        Err(Refused::Full) => write_late(ring, record, &parts, &mut Wait::default()),
+    let length = parts.iter().map(|part| part.len()).sum();
+    let producer = &ring.producer;
+    write_meta(
+        ring,
+        || producer.fits_open(length),
+        || producer.open(record, &parts),
+    )
+}
+
+/// Writes an UPDATE; `false`: there is no room, try again later.
+pub(crate) fn write_update(ring: &Ring, connection: u64, meta: &Meta<'_>) -> bool {
+    let record = record(kind::UPDATE, connection, process::now_ns());
+    let parts = [&meta.encode_fixed()[..], meta.sni, meta.alpn];
+    let length = parts.iter().map(|part| part.len()).sum();
+    let producer = &ring.producer;
+    write_meta(
+        ring,
+        || producer.fits(length),
+        || producer.write(record, &parts),
+    )
+}
+
+fn write_meta(
+    ring: &Ring,
+    fits: impl Fn() -> bool,
+    write: impl Fn() -> Result<(), Refused>,
+) -> bool {
+    match checked(write()) {
+        Err(Refused::Full) => write_late(ring, &mut Wait::default(), fits, write),
         result => result,
     }
     .is_ok()
 }
 
-pub(crate) fn write_close(ring: &Ring, closed: &ClosedConnection) -> Result<(), Refused> {
-    let record = Record {
-        kind: kind::CLOSE,
-        flags: 0,
-        connection: closed.connection,
-        at_ns: closed.at_ns,
-    };
+/// Writes a CLOSE. The one that ends the connection takes the room that its OPEN has kept, or, should
+/// other threads keep it from that, an entry of the close table. False: the end of one direction found no
+/// room; what ends the connection tells it.
+pub(crate) fn write_close(ring: &Ring, closed: &ClosedConnection) -> bool {
+    let record = record(kind::CLOSE, closed.connection, closed.at_ns);
     let reason = closed.reason as u64;
     let parts = [
         &closed.sent.to_ne_bytes()[..],
         &closed.received.to_ne_bytes(),
         &reason.to_ne_bytes(),
     ];
-    write(ring, record, &parts)
+    let producer = &ring.producer;
+    match closed.reason {
+        CloseReason::SentEnd | CloseReason::ReceivedEnd => {
+            !matches!(checked(producer.write(record, &parts)), Err(Refused::Full))
+        }
+        _ => match checked(producer.close(record, &parts)) {
+            Err(Refused::Full) => producer.table_close(closed),
+            _ => true,
+        },
+    }
 }
 
-/// For a record that found no room: writes it once there is some, if this process is to wait for that.
+/// For a record that found no room: writes it once it fits, if this process is to wait for that.
 #[cold]
 fn write_late(
     ring: &Ring,
-    record: Record,
-    parts: &[&[u8]],
     wait: &mut Wait,
+    fits: impl Fn() -> bool,
+    write: impl Fn() -> Result<(), Refused>,
 ) -> Result<(), Refused> {
-    let body = parts.iter().map(|part| part.len()).sum();
-    while ring.patience.wait(&ring.producer, body, wait) {
-        match write(ring, record, parts) {
+    while ring.patience.wait(&ring.producer, &fits, wait) {
+        match checked(write()) {
             // Others were faster.
             Err(Refused::Full) => {}
             result => return result,
@@ -111,8 +142,17 @@ fn write_late(
     Err(Refused::Full)
 }
 
-fn write(ring: &Ring, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {
-    let result = ring.producer.write(record, parts);
+fn record(kind: u8, connection: u64, at_ns: u64) -> Record {
+    Record {
+        kind,
+        flags: 0,
+        connection,
+        at_ns,
+    }
+}
+
+/// Corrupt shared memory turns the mirror off.
+fn checked(result: Result<(), Refused>) -> Result<(), Refused> {
     if matches!(result, Err(Refused::Hostile)) {
         process::turn_off();
     }

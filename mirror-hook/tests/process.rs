@@ -138,6 +138,7 @@ fn application() {
     match scenario.as_str() {
         "transfer" => transfer(),
         "full" => full(),
+        "crowd" => crowd(),
         "fork" => fork(),
         "reattach" => reattach(),
         "alone" => alone(),
@@ -283,16 +284,22 @@ fn a_full_ring_makes_holes_of_the_exact_size() {
     assert_eq!(counters.dropped_bytes, 40_000);
     application.go();
     application.reached("closed");
-    assert_eq!(ring.consumer.next_closed(), None);
     let records = ring.all();
     let seen = ranges(&records, Direction::Sent);
     let last = seen[1].1;
     assert_eq!(seen, [(100_000, 160_000), (170_000, last)]);
     let counters = ring.consumer.counters();
     assert_eq!(counters.dropped_bytes, 40_000 + 10_000 + 200_000 - last);
-    let closed = ring.consumer.next_closed().unwrap();
-    assert_eq!((closed.connection, closed.sent), (1, 200_000));
-    assert_eq!(closed.reason, CloseReason::Free);
+    let closed = records.last().unwrap();
+    assert_eq!(closed.connection, 1);
+    assert_eq!(
+        closed.body(),
+        Body::Close {
+            sent: 200_000,
+            received: 0,
+            reason: CloseReason::Free
+        }
+    );
     assert_eq!(counters.opens_deferred, 1);
     application.go();
     application.reached("end");
@@ -302,6 +309,76 @@ fn a_full_ring_makes_holes_of_the_exact_size() {
     assert_eq!(records[0].open().offsets, (50, 0));
     assert_eq!(ranges(&records, Direction::Sent), [(50, 110)]);
     assert_eq!(records[2].kind, kind::CLOSE);
+    application.end();
+}
+
+/// More connections than the close table has entries.
+const CROWD: u64 = 3000;
+const LATE: u64 = 100;
+
+fn crowd() {
+    mirror_hook_handshake();
+    pause("attached");
+    let mut crowd: Vec<_> = (0..CROWD).map(|_| Connection::new()).collect();
+    for connection in &mut crowd {
+        connection.send(1);
+    }
+    // Nothing fits any more.
+    for _ in 0..100 {
+        crowd[0].send(16_384);
+    }
+    while !full_for_one_byte(&mut crowd[0]) {}
+    for connection in (0..LATE).map(|_| Connection::new()) {
+        let mut connection = connection;
+        harmless(|| connection.open());
+        connection.send(10);
+        connection.receive(20);
+        harmless(|| connection.close());
+    }
+    for connection in crowd {
+        connection.close();
+    }
+    reach("closed");
+}
+
+/// Sends a hundred bytes one by one: each takes the room of a record, as long as there is some.
+fn full_for_one_byte(connection: &mut Connection) -> bool {
+    for _ in 0..100 {
+        connection.send(1);
+    }
+    connection.sent > 1_700_000
+}
+
+/// However many are open when the ring is full, the end of each is heard, and where it was. Those that
+/// came and went meanwhile are counted.
+#[test]
+fn every_connection_of_a_crowd_is_heard_to_end() {
+    let agent = Agent::listen();
+    let mut application = agent.start("crowd");
+    application.reached("attached");
+    let mut ring = agent.accept(1 << 20);
+    ring.consumer.grant();
+    application.go();
+    application.reached("closed");
+    let records = ring.all();
+    let counters = ring.consumer.counters();
+    assert_eq!((counters.closes_tabled, counters.closes_lost), (0, 0));
+    assert_eq!(counters.opens_deferred, LATE);
+    assert_eq!(
+        (counters.opens_lost, counters.untold_bytes),
+        (LATE, 30 * LATE)
+    );
+    let opened = records.iter().filter(|record| record.kind == kind::OPEN);
+    assert_eq!(opened.count() as u64, CROWD);
+    let mut closed = BTreeSet::new();
+    for record in &records {
+        if let Body::Close { sent, reason, .. } = record.body() {
+            assert_eq!(reason, CloseReason::Free);
+            assert!(closed.insert(record.connection));
+            assert!(sent == 1 || record.connection == 1 && sent > 1_700_000);
+        }
+    }
+    assert_eq!(closed, (1..=CROWD).collect());
     application.end();
 }
 

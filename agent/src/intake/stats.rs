@@ -50,6 +50,11 @@ pub struct IntakeStats {
     pub opens_deferred: u64,
     /// CLOSEs that got lost for want of room, by the hooks' own count.
     pub closes_lost: u64,
+    /// Sessions that ended before their OPEN found room, by the hooks' own count. Nothing else is known of
+    /// them.
+    pub opens_lost: u64,
+    /// Clear text bytes of these.
+    pub untold_bytes: u64,
 }
 
 impl IntakeStats {
@@ -69,6 +74,8 @@ impl IntakeStats {
             (&mut self.dropped_bytes, counters.dropped_bytes),
             (&mut self.opens_deferred, counters.opens_deferred),
             (&mut self.closes_lost, counters.closes_lost),
+            (&mut self.opens_lost, counters.opens_lost),
+            (&mut self.untold_bytes, counters.untold_bytes),
         ];
         for (sum, value) in pairs {
             *sum = sum.saturating_add(value);

@@ -1,5 +1,5 @@
-//! The close table: where a CLOSE goes that finds no room in the ring, so that no flow stays open
-//! for ever and a hole at its end is known. Entries are claimed, filled and freed by their state word.
+//! The close table: where a CLOSE goes that other producers keep from the room that its OPEN has kept,
+//! so that no flow stays open for ever and a hole at its end is known. Entries are claimed, filled and freed by their state word.
 
 use super::consumer::Consumer;
 use super::mem::Memory;

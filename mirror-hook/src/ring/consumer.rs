@@ -183,6 +183,8 @@ impl<M: Memory> Consumer<M> {
             closes_tabled: word(control::CLOSES_TABLED),
             closes_lost: word(control::CLOSES_LOST),
             not_mirrored: word(control::NOT_MIRRORED),
+            opens_lost: word(control::OPENS_LOST),
+            untold_bytes: word(control::UNTOLD_BYTES),
         }
     }
 

@@ -141,4 +141,8 @@ pub struct Counters {
     pub closes_lost: u64,
     /// Sessions on a transport that isn't forged.
     pub not_mirrored: u64,
+    /// Of the OPENs that found no room, those whose connection ended before there was some.
+    pub opens_lost: u64,
+    /// Clear text bytes of these connections.
+    pub untold_bytes: u64,
 }

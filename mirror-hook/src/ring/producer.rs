@@ -9,7 +9,10 @@ use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, RecordWord,
     STATE_DETACHED, STATE_READY, STATE_WAITING, control, padded, stamp,
 };
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
+
+/// What a CLOSE takes: its header, two offsets and the reason.
+const CLOSE_BYTES: u64 = padded((HEADER_BYTES + 24) as u64);
 
 /// How often the counters are read again while other producers move them. After that the record is
 /// dropped: nobody waits here.
@@ -20,11 +23,31 @@ const LOOKS: u32 = 8;
 const TRIES: u32 = 1000;
 
 /// Writes records. See [`crate::layout`] for what it writes.
+///
+/// Each OPEN keeps room for its CLOSE, so that a connection that was announced is heard to end, and where
+/// each of its streams ended, however full the ring is and however long the agent doesn't read:
+///
+/// ```text
+///   |<------------------------- capacity ------------------------->|
+///   |  used: all kinds of records       | free |   kept           |
+///                                       ^ others stop here: Full  ^ CLOSEs go on to here
+/// ```
 #[derive(Debug)]
 pub struct Producer<M> {
     memory: M,
     data_bytes: u64,
     bootstrap_bytes: u64,
+    /// Bytes of the ring that only CLOSEs may take: `CLOSE_BYTES` for each connection that is open.
+    kept: AtomicU64,
+}
+
+/// Which room a record may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taking {
+    /// What isn't kept.
+    Free,
+    /// What its connection's OPEN has kept for it, too.
+    Kept,
 }
 
 /// What stands before a record's own part.
@@ -66,6 +89,7 @@ impl<M: Memory> Producer<M> {
             memory,
             data_bytes,
             bootstrap_bytes: BOOTSTRAP_BYTES,
+            kept: AtomicU64::new(0),
         })
     }
 
@@ -84,6 +108,7 @@ impl<M: Memory> Producer<M> {
             memory,
             data_bytes,
             bootstrap_bytes: data_bytes,
+            kept: AtomicU64::new(0),
         }
     }
 
@@ -114,7 +139,18 @@ impl<M: Memory> Producer<M> {
     /// Whether a record with `body_bytes` behind its header would fit now.
     pub fn fits(&self, body_bytes: usize) -> bool {
         let length = padded((HEADER_BYTES + body_bytes) as u64);
-        self.room().and_then(|room| self.look(room, length)).is_ok()
+        let fits = |room| self.look(room, length, Taking::Free).is_ok();
+        self.room().is_ok_and(fits)
+    }
+
+    /// Whether an OPEN with `body_bytes` behind its header would fit now, and the CLOSE that follows it.
+    pub fn fits_open(&self, body_bytes: usize) -> bool {
+        let length = padded((HEADER_BYTES + body_bytes) as u64) + CLOSE_BYTES;
+        let fits = |room: Room| {
+            let kept = self.kept.load(Ordering::Relaxed) + CLOSE_BYTES;
+            kept <= room.most_kept() && self.look(room, length, Taking::Free).is_ok()
+        };
+        self.room().is_ok_and(fits)
     }
 
     /// Writes one record whose body is `parts` one behind the other. It is whole for the consumer,
@@ -123,13 +159,48 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     /// See [`Refused`]; nothing has been written then.
     pub fn write(&self, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {
+        self.put(record, parts, Taking::Free)
+    }
+
+    /// As [`Producer::write`], for the OPEN of a connection: it keeps room for [`Producer::close`],
+    /// which has to follow. At most half of the ring is kept so.
+    ///
+    /// # Errors
+    /// As above; no room is kept then.
+    pub fn open(&self, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {
+        // Before the reservation: see `look`.
+        let kept = self.kept.fetch_add(CLOSE_BYTES, Ordering::Relaxed) + CLOSE_BYTES;
+        let written = self.room().and_then(|room| {
+            let fits = kept <= room.most_kept();
+            fits.then_some(()).ok_or(Refused::Full)?;
+            self.put(record, parts, Taking::Free)
+        });
+        if written.is_err() {
+            self.kept.fetch_sub(CLOSE_BYTES, Ordering::Relaxed);
+        }
+        written
+    }
+
+    /// As [`Producer::write`], for the CLOSE that ends a connection which [`Producer::open`] announced:
+    /// there is room for it.
+    ///
+    /// # Errors
+    /// As above; [`Refused::Full`] only where other producers never let it come through.
+    pub fn close(&self, record: Record, parts: &[&[u8]]) -> Result<(), Refused> {
+        let written = self.put(record, parts, Taking::Kept);
+        // Behind the reservation: see `look`.
+        self.kept.fetch_sub(CLOSE_BYTES, Ordering::Relaxed);
+        written
+    }
+
+    fn put(&self, record: Record, parts: &[&[u8]], taking: Taking) -> Result<(), Refused> {
         let body: usize = parts.iter().map(|part| part.len()).sum();
         let length = HEADER_BYTES + body;
         let Ok(length_word) = u32::try_from(length) else {
             return Err(Refused::Full);
         };
         let room = self.room()?;
-        let (position, in_use) = self.reserve(room, padded(length as u64))?;
+        let (position, in_use) = self.reserve(room, padded(length as u64), taking)?;
 
         let mut word = RecordWord {
             busy: true,
@@ -206,7 +277,11 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Head and bytes in use, if `length` more fit.
-    fn look(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
+    ///
+    /// `kept` is loaded behind the head. An OPEN raises it before its reservation moves the head, a
+    /// CLOSE lowers it behind its own: so at this head no more connections were open than are counted
+    /// here, and at another one the reservation fails and looks again.
+    fn look(&self, room: Room, length: u64, taking: Taking) -> Result<(u64, u64), Refused> {
         // The tail first: it only grows, so room seen with an old one is room.
         let tail = self.tail();
         let mut head = self.head();
@@ -215,7 +290,11 @@ impl<M: Memory> Producer<M> {
             None => self.look_again(room, &mut head)?,
         };
         let end = head.checked_add(length).ok_or(Refused::Hostile)?;
-        let fits = end <= room.last && used + length <= room.capacity;
+        let kept = match taking {
+            Taking::Free => self.kept.load(Ordering::Relaxed),
+            Taking::Kept => 0,
+        };
+        let fits = end.saturating_add(kept) <= room.last && used + length + kept <= room.capacity;
         fits.then_some((head, used)).ok_or(Refused::Full)
     }
 
@@ -247,9 +326,9 @@ impl<M: Memory> Producer<M> {
         self.memory.load_u64(control::HEAD, Ordering::Acquire)
     }
 
-    fn reserve(&self, room: Room, length: u64) -> Result<(u64, u64), Refused> {
+    fn reserve(&self, room: Room, length: u64, taking: Taking) -> Result<(u64, u64), Refused> {
         for _ in 0..TRIES {
-            let (head, used) = self.look(room, length)?;
+            let (head, used) = self.look(room, length, taking)?;
             // Sequentially consistent with the loads of `sleeping` here and of `head` in
             // `Consumer::prepare_sleep`: one of the two sees the other.
             let swap = self
@@ -285,4 +364,11 @@ struct Room {
     capacity: u64,
     /// No position beyond this one.
     last: u64,
+}
+
+impl Room {
+    /// The rest is for what connections say.
+    fn most_kept(self) -> u64 {
+        self.capacity.min(self.last) / 2
+    }
 }

@@ -112,7 +112,7 @@ fn produce(memory: &Mapping, seed: u64, seen: &Seen, over: &AtomicBool) {
             Err(Refused::Detached) => &seen.detached,
             Err(Refused::Hostile) => &seen.hostile,
         });
-        producer.fits(length);
+        producer.fits_open(length);
         producer.detached();
         if dice.below(64) == 0 {
             producer.table_close(&ClosedConnection {

@@ -15,8 +15,12 @@ const CLOSE_ENTRIES: usize = 3;
 enum Step {
     /// DATA of so many bytes.
     Write(usize),
-    /// CLOSE, into the table where the ring has no room.
+    /// OPEN with so many bytes beside its CLOSE's.
+    Open(usize),
+    /// CLOSE of the connection that was opened first.
     Close,
+    /// CLOSE into the table.
+    TableClose,
     Read,
     ReadClosed,
     /// The agent ends, and another takes over.
@@ -26,7 +30,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (1..200_usize).prop_map(Step::Write),
-        3 => Just(Step::Close),
+        3 => (1..100_usize).prop_map(Step::Open),
+        2 => Just(Step::Close),
+        2 => Just(Step::TableClose),
         3 => Just(Step::Read),
         2 => Just(Step::ReadClosed),
         1 => Just(Step::Restart),
@@ -42,12 +48,40 @@ struct Model {
     table: [Option<(ClosedConnection, u64)>; CLOSE_ENTRIES],
     tabled: u64,
     lost: u64,
+    /// Connections that are open.
+    open: VecDeque<u64>,
 }
 
+/// Header, two offsets, reason.
+const CLOSE_BYTES: u64 = 24 + 24;
+
 impl Model {
+    fn kept(&self) -> u64 {
+        self.open.len() as u64 * CLOSE_BYTES
+    }
+
+    fn fits(&self, body_bytes: usize) -> bool {
+        let bytes = padded((HEADER_BYTES + body_bytes) as u64);
+        self.head - self.tail + bytes + self.kept() <= CAPACITY
+    }
+
+    fn fits_open(&self, body_bytes: usize) -> bool {
+        let close_bytes = usize::try_from(CLOSE_BYTES).unwrap();
+        self.fits(body_bytes.next_multiple_of(8) + close_bytes)
+            && self.kept() + CLOSE_BYTES <= CAPACITY / 2
+    }
+
+    fn open(&mut self, record: Record, body: &[u8]) -> bool {
+        let fits = self.fits_open(body.len()) && self.write(record, body);
+        if fits {
+            self.open.push_back(record.connection);
+        }
+        fits
+    }
+
     fn write(&mut self, record: Record, body: &[u8]) -> bool {
         let bytes = padded((HEADER_BYTES + body.len()) as u64);
-        let fits = self.head - self.tail + bytes <= CAPACITY;
+        let fits = self.fits(body.len());
         if fits {
             self.head += bytes;
             self.records.push_back((record, body.to_vec()));
@@ -75,6 +109,16 @@ impl Model {
         let due = |entry: &&mut Option<(_, u64)>| entry.is_some_and(|(_, head)| head <= self.tail);
         let entry = self.table.iter_mut().find(due)?;
         entry.take().map(|(closed, _)| closed)
+    }
+}
+
+fn closed(connection: u64) -> ClosedConnection {
+    ClosedConnection {
+        connection,
+        reason: CloseReason::Free,
+        sent: connection * 2,
+        received: connection * 3,
+        at_ns: connection * 4,
     }
 }
 
@@ -106,24 +150,29 @@ proptest! {
             match step {
                 Step::Write(length) => {
                     let body = body(connection, length);
+                    prop_assert_eq!(producer.fits(body.len()), model.fits(body.len()));
+                    prop_assert_eq!(producer.fits_open(length), model.fits_open(length));
                     let fits = model.write(data(connection), &body);
-                    prop_assert_eq!(producer.fits(body.len()), fits);
                     prop_assert_eq!(producer.write(data(connection), &[&body]).is_ok(), fits);
                 }
+                Step::Open(length) => {
+                    // An OPEN in all but its kind, which would need a larger ring.
+                    let record = data(connection);
+                    let body = body(connection, length);
+                    let fits = model.open(record, &body);
+                    prop_assert_eq!(producer.open(record, &[&body]).is_ok(), fits);
+                }
                 Step::Close => {
-                    let closed = ClosedConnection {
-                        connection,
-                        reason: CloseReason::Free,
-                        sent: connection * 2,
-                        received: connection * 3,
-                        at_ns: connection * 4,
+                    let Some(connection) = model.open.pop_front() else {
+                        continue;
                     };
-                    let (record, body) = close_record(&closed);
-                    let fits = model.write(record, &body);
-                    prop_assert_eq!(producer.write(record, &[&body]).is_ok(), fits);
-                    if !fits {
-                        prop_assert_eq!(producer.table_close(&closed), model.table_close(closed));
-                    }
+                    let (record, body) = close_record(&closed(connection));
+                    prop_assert!(model.write(record, &body), "room is kept");
+                    prop_assert_eq!(producer.close(record, &[&body]), Ok(()));
+                }
+                Step::TableClose => {
+                    let closed = closed(connection);
+                    prop_assert_eq!(producer.table_close(&closed), model.table_close(closed));
                 }
                 Step::Read => match (consumer.poll(&mut buffer).unwrap(), model.read()) {
                     (Next::Empty, None) => {}

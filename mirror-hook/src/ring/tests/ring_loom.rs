@@ -106,6 +106,36 @@ fn program_order_is_kept() {
     });
 }
 
+/// Two threads fill the ring while a connection opens and ends: its CLOSE finds the room that its OPEN
+/// has kept.
+#[test]
+fn a_close_has_its_room() {
+    check(|| {
+        let memory = HeapMemory::with_close_entries(128, 1);
+        Consumer::small(&memory, 128).grant();
+        let producer = Arc::new(Producer::small(memory, 128));
+        let writer = {
+            let producer = Arc::clone(&producer);
+            thread::spawn(move || {
+                for connection in [2, 3] {
+                    let _ = producer.write(data(connection), &[&body(connection, 3)]);
+                }
+            })
+        };
+        let opened = producer.open(data(1), &[&body(1, 3)]);
+        if opened.is_ok() {
+            let close = Record {
+                kind: kind::CLOSE,
+                flags: 0,
+                connection: 1,
+                at_ns: 1,
+            };
+            assert_eq!(producer.close(close, &[&[0; 24]]), Ok(()));
+        }
+        writer.join().expect("no panic");
+    });
+}
+
 /// The table hands a CLOSE over whole, and a freed entry is used again.
 #[test]
 fn close_table() {
