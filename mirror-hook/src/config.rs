@@ -5,6 +5,8 @@
 //! | `SSLCOLLECTOR_SOCKET` | enabled; the agent listens at this path |
 //! | `SSLCOLLECTOR_ENABLE=1` | enabled; the agent listens at [`DEFAULT_SOCKET`] |
 //! | `SSLCOLLECTOR_AGENT_UID` | an agent of this user is trusted as well as one of root's |
+//! | `SSLCOLLECTOR_POLICY=wait` | no text enters the ring before the agent has answered with its filters |
+//! | `SSLCOLLECTOR_POLICY=HEX` | the agent's filters (`sslcollector run` tells them): a [policy](crate::filter) in hexadecimal, which holds until the agent has answered |
 //! | `SSLCOLLECTOR_RING_BYTES` | the agent has promised rings of this size (`sslcollector run` does): all of a ring is used at once, before the agent has answered; its pages are the process's own |
 //! | `SSLCOLLECTOR_WAIT_MS` | with the promise: a call that finds the ring full may wait this long (`sslcollector run --on-full wait:MS`); never longer than the agent says in the ring |
 //!
@@ -21,6 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::net::SocketAddrUnix;
 
+use crate::filter;
 use crate::layout::{BOOTSTRAP_BYTES, MAX_DATA_BYTES, MAX_WAIT_MS};
 
 /// Where the system's agent listens.
@@ -40,6 +43,8 @@ pub(crate) struct Settings {
     /// How long a call may wait where the ring is full, in milliseconds; 0: not at all. Never anything
     /// else but in a process that `run` started.
     pub(crate) wait_ms: u32,
+    /// Policy that holds until the agent has answered; empty: none.
+    pub(crate) policy: Box<[u8]>,
 }
 
 impl Settings {
@@ -73,8 +78,22 @@ impl Settings {
                 .and_then(|uid| uid.to_str()?.parse().ok()),
             promised_bytes,
             wait_ms,
+            policy: variable("SSLCOLLECTOR_POLICY").map_or_else(Box::default, |told| {
+                // What can't be read may exclude anything: then nothing goes ahead of the answer.
+                from_hex(told.as_bytes()).unwrap_or_else(|| Box::from(filter::UNTIL_ANSWERED))
+            }),
         })
     }
+}
+
+fn from_hex(text: &[u8]) -> Option<Box<[u8]>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let (pairs, rest) = text.as_chunks::<2>();
+    let bytes = pairs
+        .iter()
+        .map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok());
+    let bytes: Option<Box<[u8]>> = bytes.collect();
+    bytes.filter(|bytes| rest.is_empty() && !bytes.is_empty())
 }
 
 #[allow(unsafe_code, reason = "getauxval(3) has no safe form that can't fail")]
@@ -138,6 +157,20 @@ mod tests {
             MAX_WAIT_MS
         );
         assert_eq!(wait_ms(&[promise, ("SSLCOLLECTOR_WAIT_MS", "-1")]), 0);
+    }
+
+    #[test]
+    fn a_policy_that_cant_be_read_withholds() {
+        let policy = |told| {
+            let variables = [("SSLCOLLECTOR_ENABLE", "1"), ("SSLCOLLECTOR_POLICY", told)];
+            settings(&variables).unwrap().policy
+        };
+        assert_eq!(*policy("01fFa0"), [1, 0xff, 0xa0]);
+        for told in ["wait", "", "0", "0g", "010"] {
+            assert_eq!(*policy(told), *filter::UNTIL_ANSWERED, "{told}");
+        }
+        let none = settings(&[("SSLCOLLECTOR_ENABLE", "1")]).unwrap();
+        assert!(none.policy.is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The state of one mirrored connection: what it has announced where, and how far its streams are.
 
 use crate::event::{
-    Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Transport,
+    Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Meta, Transport,
 };
+use crate::filter::{Facts, Verdict};
 use crate::guard::{guarded, guarded_apart};
 use crate::hook::{Info, Mirror};
 use crate::layout::control;
@@ -15,9 +16,9 @@ use crate::socket::SocketFacts;
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Conn {
-    /// The ring in which it is announced, or 0.
+    /// The ring in which it is announced, or excluded; or 0.
     instance: u64,
-    /// Its number there.
+    /// Its number there; 0: it wasn't announced there.
     connection: u64,
     sent: u64,
     received: u64,
@@ -37,6 +38,16 @@ const RECEIVED_ENDED: u64 = 1 << 3;
 const ABORTED: u64 = 1 << 4;
 /// DTLS or QUIC: announced and closed, without its text.
 const WITHOUT_TEXT: u64 = 1 << 5;
+/// The policy excludes it, or may: it isn't announced in the ring in which that was found.
+const EXCLUDED: u64 = 1 << 6;
+/// That, or that it is mirrored, was found before the agent had answered.
+const UNANSWERED: u64 = 1 << 7;
+/// It is excluded for want of a fact that the end of the handshake brings.
+const INCOMPLETE: u64 = 1 << 8;
+/// It stands in the counter of excluded sessions.
+const COUNTED: u64 = 1 << 9;
+/// What a decision leaves; all of it is about one ring.
+const DECISION: u64 = EXCLUDED | UNANSWERED | INCOMPLETE | COUNTED;
 
 impl Conn {
     /// A connection before its first use.
@@ -60,13 +71,19 @@ impl Conn {
         self.flags & flag != 0
     }
 
-    /// The ring in which this connection is announced, if that is the one in use.
-    fn announced(&self) -> Option<&'static Ring> {
+    /// The ring in use, if this connection has been announced or excluded there.
+    fn known_in(&self) -> Option<&'static Ring> {
         process::ring().filter(|ring| ring.instance == self.instance)
     }
 
-    /// Counts `length` bytes. `true`: something is mirrored in this process, so `copy_now` has to
-    /// follow. This is all that a call costs where nothing is: no panic, no call, a few instructions.
+    /// The ring in which this connection is announced, if that is the one in use.
+    fn announced(&self) -> Option<&'static Ring> {
+        self.known_in().filter(|_| !self.has(EXCLUDED))
+    }
+
+    /// Counts `length` bytes. `true`: something is mirrored in this process, and this connection isn't
+    /// excluded, so `copy_now` has to follow. Else this is all that a call costs: no panic, no call, a
+    /// few instructions.
     #[inline]
     pub(crate) fn advance(&mut self, direction: Direction, length: u64) -> bool {
         let offset = match direction {
@@ -74,17 +91,17 @@ impl Conn {
             Direction::Received => &mut self.received,
         };
         *offset = offset.wrapping_add(length);
-        process::ring().is_some()
+        process::ring().is_some() && !self.has(EXCLUDED)
     }
 
     /// Where the `length` bytes that were counted last are to be copied, if they are.
     fn place(&self, direction: Direction, length: u64) -> Option<Place> {
-        let ring = self.announced()?;
+        let ring = self.known_in()?;
         let offset = match direction {
             Direction::Sent => self.sent,
             Direction::Received => self.received,
         };
-        let wanted = length != 0 && !self.has(ABORTED | WITHOUT_TEXT);
+        let wanted = length != 0 && !self.has(ABORTED | WITHOUT_TEXT | EXCLUDED);
         wanted.then_some(Place {
             ring,
             connection: self.connection,
@@ -110,7 +127,10 @@ impl Conn {
     #[inline]
     pub(crate) fn may_want_open(&self) -> bool {
         match process::ring() {
-            Some(ring) => ring.instance != self.instance || self.has(UPDATE_DEFERRED),
+            Some(ring) => {
+                ring.instance != self.instance
+                    || self.has(UPDATE_DEFERRED | UNANSWERED | INCOMPLETE)
+            }
             None => process::is_child(),
         }
     }
@@ -125,6 +145,9 @@ impl Conn {
         if ring.producer.detached() {
             return false;
         }
+        if ring.instance == self.instance && !self.has(UPDATE_DEFERRED) {
+            return self.is_undecided(ring);
+        }
         // What found no room is tried again when there is some.
         let deferred = self.has(OPEN_DEFERRED | UPDATE_DEFERRED);
         !deferred || ring.producer.fits_open(META_BYTES + MAX_SNI + MAX_ALPN)
@@ -138,21 +161,15 @@ impl Conn {
         if self.has(ABORTED) || ring.producer.detached() {
             return;
         }
-        if self.instance == ring.instance {
+        if self.instance == ring.instance && !self.is_undecided(ring) {
             if self.has(UPDATE_DEFERRED) {
                 self.update_now(info);
             }
             return;
         }
-        let never_announced = self.instance == 0;
-        let announcement = if !never_announced && !ring.same_process(self.instance) {
-            Announcement::Inherited
-        } else if never_announced && self.offsets() == (0, 0) {
-            Announcement::New
-        } else {
-            Announcement::Midstream
-        };
-        let inherited = announcement == Announcement::Inherited;
+        if self.instance == ring.instance && !self.has(EXCLUDED) {
+            return self.announced_unanswered(ring, info);
+        }
         // Before the socket is asked: a ring that nobody reads costs no system call.
         let length = META_BYTES + info.meta.sni.len() + info.meta.alpn.len();
         if !ring.producer.fits_open(length) && !ring.patience.may_wait() {
@@ -160,12 +177,29 @@ impl Conn {
             return;
         }
         self.fill(info);
+        let before = (self.instance, self.connection);
+        if !self.decide(ring, &info.meta) {
+            return;
+        }
+        let never_announced = before.1 == 0;
+        let announcement = if !never_announced && !ring.same_process(before.0) {
+            Announcement::Inherited
+        } else if never_announced && self.offsets() == (0, 0) {
+            Announcement::New
+        } else {
+            Announcement::Midstream
+        };
+        let inherited = announcement == Announcement::Inherited;
         let meta = &mut info.meta;
         meta.announcement = announcement;
-        meta.parent = inherited.then_some((self.instance, self.connection));
+        meta.parent = inherited.then_some(before);
         let connection = ring.new_connection();
         if !write_open(ring, connection, meta) {
             self.defer_open(ring);
+            if self.instance == ring.instance {
+                // It was excluded here, and isn't announced yet.
+                self.instance = 0;
+            }
             return;
         }
         self.instance = ring.instance;
@@ -193,7 +227,65 @@ impl Conn {
         self.flags |= OPEN_DEFERRED;
     }
 
+    /// Whether the decision on it is to be made anew.
+    fn is_undecided(&self, ring: &Ring) -> bool {
+        self.has(INCOMPLETE) || self.has(UNANSWERED) && ring.answered()
+    }
+
+    /// Asks the policy; `false`: this ring is to hear nothing of this connection, for now at least.
+    fn decide(&mut self, ring: &Ring, meta: &Meta<'_>) -> bool {
+        // In this order: should the answer come in between, it is asked for again.
+        let answered = ring.answered();
+        let verdict = ring.judge(answered, &Facts::of(meta));
+        let counted = self.has(COUNTED) && self.instance == ring.instance;
+        self.flags &= !DECISION;
+        if !answered {
+            self.flags |= UNANSWERED;
+        }
+        if verdict == Verdict::Mirror {
+            return true;
+        }
+        self.flags &= !(OPEN_DEFERRED | UPDATE_DEFERRED);
+        self.flags |= EXCLUDED;
+        self.instance = ring.instance;
+        self.connection = 0;
+        let unknown = matches!(verdict, Verdict::Unknown(_));
+        if unknown && !meta.handshake_done {
+            self.flags |= INCOMPLETE;
+        }
+        if counted {
+            self.flags |= COUNTED;
+        } else if !self.has(UNANSWERED | INCOMPLETE) {
+            self.count_excluded(ring, unknown);
+        }
+        false
+    }
+
+    fn count_excluded(&mut self, ring: &Ring, unknown: bool) {
+        self.flags |= COUNTED;
+        ring.count(control::EXCLUDED, 1);
+        if unknown {
+            ring.count(control::EXCLUDED_UNKNOWN, 1);
+        }
+    }
+
+    /// It was announced before the agent had answered, which it has now.
+    fn announced_unanswered(&mut self, ring: &Ring, info: &mut Info<'_>) {
+        self.fill(info);
+        let closed = self.closed(CloseReason::Abort);
+        if self.decide(ring, &info.meta) {
+            return;
+        }
+        // The agent has the same policy, and lets go what it has read.
+        write_close(ring, &closed);
+    }
+
     pub(crate) fn update_now(&mut self, info: &mut Info<'_>) {
+        if self.has(EXCLUDED) && self.known_in().is_some() {
+            // What is known now may be what a decision lacked.
+            self.flags |= INCOMPLETE;
+            return self.open_now(info);
+        }
         let Some(ring) = self.announced().filter(|_| !self.has(ABORTED)) else {
             return;
         };
@@ -217,6 +309,7 @@ impl Conn {
             // begin another, which needs nothing of this one.
             write_close(ring, &self.closed(CloseReason::Abort));
             self.instance = 0;
+            self.connection = 0;
             self.flags |= OPEN_DEFERRED;
         }
     }
@@ -243,6 +336,11 @@ impl Conn {
             // It has been told.
         } else if let Some(ring) = self.announced() {
             write_close(ring, &self.closed(reason));
+        } else if self.has(EXCLUDED) {
+            if let Some(ring) = self.known_in().filter(|_| !self.has(COUNTED)) {
+                // It ended before that could be found out for good.
+                self.count_excluded(ring, true);
+            }
         } else if let Some(ring) = process::ring().filter(|_| self.has(OPEN_DEFERRED)) {
             ring.count(control::OPENS_LOST, 1);
             ring.count(control::UNTOLD_BYTES, self.sent.wrapping_add(self.received));

@@ -9,7 +9,7 @@
 //!   +---------+---------------+---------------+------------------------------+
 //!   | control | policy        | close table   | ring of records              |
 //!   +---------+---------------+---------------+------------------------------+
-//!     1 page    3 pages, zero   1,024 entries   a power of two, at least 64 KiB
+//!     1 page    3 pages         1,024 entries   a power of two, at least 64 KiB
 //! ```
 //!
 //! # Control page
@@ -52,7 +52,15 @@
 //!   296     u64   producers  not_mirrored         sessions on a transport that isn't forged (DTLS, QUIC)
 //!   304     u64   producers  opens_lost           of the deferred: ended before there was room, no record tells
 //!   312     u64   producers  untold_bytes         clear text bytes of these sessions, both directions
+//!   320     u64   producers  excluded             sessions that the policy excludes
+//!   328     u64   producers  excluded_unknown     of these, for want of a fact that the policy asks for
 //! ```
+//!
+//! # Policy
+//!
+//! Which connections are to be mirrored; drawn in [`crate::filter`]. The agent writes it before
+//! STATE_READY and never again: who changes its mind ends this ring (STATE_DETACHED), and its process
+//! asks anew. Zeros are no policy: everything is mirrored.
 //!
 //! # Positions
 //!
@@ -150,6 +158,8 @@ pub mod control {
     pub const NOT_MIRRORED: usize = 296;
     pub const OPENS_LOST: usize = 304;
     pub const UNTOLD_BYTES: usize = 312;
+    pub const EXCLUDED: usize = 320;
+    pub const EXCLUDED_UNKNOWN: usize = 328;
 }
 
 /// The agent hasn't answered yet: positions below [`BOOTSTRAP_BYTES`] may be used.
@@ -167,6 +177,10 @@ pub const OWNER_LEFT: u32 = 0x3fff_ffff;
 /// The longest that a call waits where the ring is full, whatever anybody says, in milliseconds.
 pub const MAX_WAIT_MS: u32 = 10_000;
 
+/// First byte of the policy pages.
+pub const POLICY: usize = 4096;
+/// Size of the policy pages.
+pub const POLICY_BYTES: usize = CLOSE_TABLE - POLICY;
 /// First byte of the close table.
 pub const CLOSE_TABLE: usize = 16 * 1024;
 /// Bytes of one entry of the close table: 48, of which each is 8-aligned.
@@ -245,7 +259,7 @@ pub const fn padded(length: u64) -> u64 {
     (length + RECORD_ALIGN - 1) & !(RECORD_ALIGN - 1)
 }
 
-const _: () = assert!(control::UNTOLD_BYTES + 8 <= 4096);
+const _: () = assert!(control::EXCLUDED_UNKNOWN + 8 <= POLICY);
 const _: () = assert!(CLOSE_TABLE + CLOSE_ENTRIES * CLOSE_ENTRY_BYTES <= CONTROL_BYTES);
 const _: () = assert!(CLOSE_ENTRY_BYTES.is_multiple_of(8));
 const _: () = assert!(BOOTSTRAP_BYTES.is_power_of_two());

@@ -7,6 +7,7 @@
 //! | [`capi`] | the C interface, `include/mirror_hook.h` | the patched libssl |
 //! | [`hook`] | the same in Rust: one [`hook::Conn`] a connection | wrappers of Rust's TLS libraries |
 //! | [`layout`], [`event`] | the shared memory's format | both ends |
+//! | [`filter`] | which connections are mirrored | both ends |
 //! | [`ring`] | the ring's producer and consumer | both ends |
 //! | [`shm`], [`attach`] | the memory, and how it comes to the agent | both ends |
 //! | [`config`] | what the operator sets | people |
@@ -16,6 +17,7 @@ pub mod capi;
 pub mod config;
 mod conn;
 pub mod event;
+pub mod filter;
 mod guard;
 pub mod hook;
 mod kernel;

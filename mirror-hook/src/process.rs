@@ -23,7 +23,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach;
 use crate::config::Settings;
-use crate::layout::control;
+use crate::filter::{self, Facts, Shared, Verdict};
+use crate::layout::{STATE_WAITING, control};
 use crate::patience::Patience;
 use crate::ring::{Memory, Producer};
 use crate::shm::{self, ForkPage, Mapping, Pointer, Slot};
@@ -65,6 +66,9 @@ static LAST: Slot<Ring> = Slot::empty();
 /// Instance of the ring of the process that forked this one, or 0.
 static PARENT: AtomicU64 = AtomicU64::new(0);
 static RINGS: AtomicU64 = AtomicU64::new(0);
+/// An agent has told this process, or the one that forked it, of filters: the next one's answer is
+/// waited for.
+static FILTERED: AtomicBool = AtomicBool::new(false);
 /// When an agent may be asked for again, and how long to wait after that.
 static NEXT_TRY_NS: AtomicU64 = AtomicU64::new(0);
 static PAUSE_S: AtomicU32 = AtomicU32::new(1);
@@ -78,6 +82,23 @@ impl Ring {
     /// Whether `instance` is of this process, and not inherited by a fork.
     pub(crate) fn same_process(&self, instance: u64) -> bool {
         self.instance >> COUNT_BITS == instance >> COUNT_BITS
+    }
+
+    /// Whether the agent's policy is known. Before, that of the settings holds.
+    pub(crate) fn answered(&self) -> bool {
+        self.producer.ready()
+    }
+
+    /// Judges a connection, by the agent's policy or by the one that holds before its answer.
+    pub(crate) fn judge(&self, answered: bool, facts: &Facts<'_>) -> Verdict {
+        if answered {
+            return filter::decide(&Shared(self.producer.memory()), facts);
+        }
+        let told = SETTINGS.get().map_or(&[][..], |settings| &settings.policy);
+        match FILTERED.load(Ordering::Relaxed) {
+            true if told.is_empty() => filter::decide(filter::UNTIL_ANSWERED, facts),
+            _ => filter::decide(told, facts),
+        }
     }
 
     /// Adds to a counter of the control page.
@@ -206,6 +227,7 @@ fn over(ring: &Ring) -> bool {
 /// connection sees another instance at its next call.
 fn retire(ring: &Ring) {
     let memory = ring.producer.memory();
+    remember_filters(ring);
     if ring.producer.ready() || memory.load_u64(control::GRANTED_BYTES, Ordering::Relaxed) != 0 {
         // It was in use: the next agent may be there at once.
         PAUSE_S.store(1, Ordering::Relaxed);
@@ -217,10 +239,21 @@ fn retire(ring: &Ring) {
     let _ = memory.replace_by_private();
 }
 
+/// Where the agent of a ring that is given up had filters, the next one's probably has, too.
+fn remember_filters(ring: &Ring) {
+    let memory = ring.producer.memory();
+    // Not without an answer: looking there would take a page of this process's memory.
+    let answered = memory.load_u32(control::STATE, Ordering::Acquire) != STATE_WAITING;
+    if answered && filter::is_there(&Shared(memory)) {
+        FILTERED.store(true, Ordering::Relaxed);
+    }
+}
+
 /// In a forked child: nothing of ours may reach the parent's ring, not even what a copy still
 /// writes in the middle of which the process was forked (by a signal handler).
 fn leave_parent() {
     if let Some(ring) = LAST.load() {
+        remember_filters(ring);
         let _ = ring.producer.memory().replace_by_private();
         PARENT.store(ring.instance, Ordering::Relaxed);
         LAST.set(None);

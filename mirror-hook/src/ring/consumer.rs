@@ -185,6 +185,8 @@ impl<M: Memory> Consumer<M> {
             not_mirrored: word(control::NOT_MIRRORED),
             opens_lost: word(control::OPENS_LOST),
             untold_bytes: word(control::UNTOLD_BYTES),
+            excluded: word(control::EXCLUDED),
+            excluded_unknown: word(control::EXCLUDED_UNKNOWN),
         }
     }
 

@@ -14,6 +14,13 @@ impl RecordBuffer {
     pub fn new() -> Self {
         Self(Box::new([0; MAX_RECORD_BYTES]))
     }
+
+    /// Forgets the clear text of the last record.
+    pub fn wipe(&mut self) {
+        self.0.fill(0);
+        // Seen by somebody, so that it isn't left out.
+        std::hint::black_box(&mut self.0);
+    }
 }
 
 impl Default for RecordBuffer {
@@ -145,4 +152,8 @@ pub struct Counters {
     pub opens_lost: u64,
     /// Clear text bytes of these connections.
     pub untold_bytes: u64,
+    /// Sessions that the policy excludes.
+    pub excluded: u64,
+    /// … of these, for want of a fact that the policy asks for.
+    pub excluded_unknown: u64,
 }

@@ -90,7 +90,7 @@ pub struct HeapMemory {
 }
 
 /// Words at the beginning of the control page that are in use.
-const CONTROL_WORDS: usize = control::NOT_MIRRORED / 8 + 1;
+const CONTROL_WORDS: usize = control::EXCLUDED_UNKNOWN / 8 + 1;
 const CLOSE_WORDS: usize = CLOSE_ENTRY_BYTES / 8;
 
 impl HeapMemory {
