@@ -66,6 +66,13 @@ attach-faults: openssl ## each system call of attach, at each place, with each e
 	$(CARGO) build -p sslcollector
 	MIRROR_ATTACH_FAULTS=all $(CARGO) test -p mirror-tests --test attach_faults
 
+.PHONY: kills
+KILLS ?= 1000
+kills: openssl ## KILLS (1000) processes killed in the middle of a write, and one at each instruction of it
+	@scripts/install-peers.sh build demo test
+	$(CARGO) build -p sslcollector
+	MIRROR_KILLS=$(KILLS) $(CARGO) test -p mirror-tests --test killed
+
 .PHONY: hostile fuzz
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300

@@ -92,7 +92,7 @@ impl Counts {
                 counted(intake.quarantined, "process"),
             )),
             (intake.skipped_records, format!(
-                "{} was being written when its process was killed",
+                "{} in the middle of which its process was killed",
                 counted(intake.skipped_records, "record"),
             )),
             (intake.tail_unknown, format!(

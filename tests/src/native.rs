@@ -42,6 +42,17 @@ pub fn compile(language: Language, sources: &[PathBuf], program: &Path, options:
     output_of(compiler.args(options));
 }
 
+/// Compiles a test's own program in C, which may use what Linux has beside the standards.
+///
+/// # Panics
+/// If the compiler objects.
+pub fn compile_gnu(sources: &[PathBuf], program: &Path, options: &[&str]) {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]);
+    compiler.arg("-I").arg(source("include")).args(sources);
+    output_of(compiler.arg("-o").arg(program).args(options));
+}
+
 /// The hook as a static library, as `make openssl` leaves it.
 ///
 /// # Panics

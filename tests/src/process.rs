@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,26 @@ impl Process {
     /// # Panics
     /// If it can't be started; the text names the way to install it.
     pub fn start(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()))
+    }
+
+    /// As [`Process::start`], with a pipe to its standard input.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn start_fed(command: &mut Command) -> (Self, ChildStdin) {
+        let mut process = Self::spawn(command.stdin(Stdio::piped()));
+        let stdin = process
+            .child
+            .stdin
+            .take()
+            .expect("standard input is a pipe");
+        (process, stdin)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command
-            .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error} (scripts/install-peers.sh test)"));
         Self { child, name }
