@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use crate::config::Settings;
+pub use crate::fork::NAME_BYTES;
 use crate::kernel::file_size_limit;
 use crate::layout::{
     ABI_VERSION, BOOTSTRAP_BYTES, CONTROL_BYTES, DEFAULT_DATA_BYTES, MAGIC, MAX_DATA_BYTES, control,
@@ -28,7 +29,8 @@ const SMALL_DATA_BYTES: u64 = 1024 * 1024;
 ///
 /// ```text
 ///   0 u64 magic    8 u32 abi_version    12 u32 control_bytes    16 u64 data_bytes
-///   24 u64 instance    32 u64 parent_instance or 0    40 [u64; 3] 0
+///   24 u64 instance    32 u64 parent_instance or 0    40 u32 parent_fork    44 u32 0
+///   48 [u8; 16] name
 /// ```
 ///
 /// The byte order is the machine's. The control page says the same, but may change at any time.
@@ -40,6 +42,11 @@ pub struct AttachMessage {
     pub instance: u64,
     /// Of the ring of the process that forked this one.
     pub parent_instance: Option<u64>,
+    /// Which of that process's forks led to this one, counted from 1; 0: none that was counted.
+    pub parent_fork: u32,
+    /// What the process was called as it started: the name of the thread that loaded the hook, filled
+    /// up with NULs.
+    pub name: [u8; NAME_BYTES],
 }
 
 /// A message that no hook of this version sends.
@@ -78,6 +85,8 @@ impl AttachMessage {
         out[16..24].copy_from_slice(&self.data_bytes.to_ne_bytes());
         out[24..32].copy_from_slice(&self.instance.to_ne_bytes());
         out[32..40].copy_from_slice(&self.parent_instance.unwrap_or(0).to_ne_bytes());
+        out[40..44].copy_from_slice(&self.parent_fork.to_ne_bytes());
+        out[48..].copy_from_slice(&self.name);
         out
     }
 
@@ -88,6 +97,7 @@ impl AttachMessage {
     pub fn parse(bytes: &[u8]) -> Result<Self, AttachError> {
         let not_one = AttachError::NotAMessage(bytes.len());
         let message: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| not_one)?;
+        let (_, name) = message.split_last_chunk().ok_or(not_one)?;
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&message[at..at + 8]);
@@ -121,27 +131,24 @@ impl AttachMessage {
             data_bytes,
             instance: word(24),
             parent_instance: Some(word(32)).filter(|parent| *parent != 0),
+            parent_fork: half(40),
+            name: *name,
         })
     }
 }
 
-/// Offers a new ring to the agent. Everything is non-blocking, and no descriptor stays open.
+/// Offers a new ring to the agent, of the size that the process can afford. Everything is non-blocking, and no descriptor stays open.
 ///
 /// # Errors
 /// No agent, none that is to be trusted, or the process can't afford a ring.
-pub(crate) fn attach(
-    settings: &Settings,
-    instance: u64,
-    parent_instance: Option<u64>,
-) -> io::Result<Producer<Mapping>> {
+pub(crate) fn attach(settings: &Settings, message: AttachMessage) -> io::Result<Producer<Mapping>> {
     // First, because it is the cheapest way to learn that there is no agent.
     let agent = reach(settings)?;
     let wanted = settings.promised_bytes.unwrap_or(DEFAULT_DATA_BYTES);
     let (memfd, mapping, data_bytes) = shared_memory(wanted)?;
     let message = AttachMessage {
         data_bytes,
-        instance,
-        parent_instance,
+        ..message
     };
     describe(&mapping, &message);
     send(&agent, &message, &memfd)?;
@@ -285,6 +292,8 @@ mod tests {
             data_bytes: BOOTSTRAP_BYTES,
             instance: 7,
             parent_instance: Some(6),
+            parent_fork: 5,
+            name: *b"a-name-of-15-ch\0",
         };
         let bytes = message.encode();
         assert_eq!(AttachMessage::parse(&bytes), Ok(message));

@@ -381,6 +381,7 @@ impl Conn {
         }
         meta.offsets = self.offsets();
         meta.parent = None;
+        meta.forks = process::forks();
         meta.announcement = Announcement::New;
         meta.sni = meta.sni.get(..MAX_SNI).unwrap_or(meta.sni);
         meta.alpn = meta.alpn.get(..MAX_ALPN).unwrap_or(meta.alpn);

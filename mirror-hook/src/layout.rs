@@ -24,6 +24,7 @@
 //!   16      u64   app        data_bytes           size of the ring's region in the file
 //!   24      u64   app        instance             of this ring; unique on the machine, never 0
 //!   32      u64   app        parent_instance      of the ring of the process that forked us, or 0
+//!   40      u32   app        forks                times that the process has forked by fork(3)
 //!   64      u64   producers  head                 position behind the last reservation
 //!   128     u64   agent      tail                 position up to which records are read and zeroed
 //!   136     u64   agent      releasing            end of the record that is being zeroed: should the agent
@@ -140,6 +141,7 @@ pub mod control {
     pub const DATA_BYTES: usize = 16;
     pub const INSTANCE: usize = 24;
     pub const PARENT_INSTANCE: usize = 32;
+    pub const FORKS: usize = 40;
     pub const HEAD: usize = 64;
     pub const TAIL: usize = 128;
     pub const RELEASING: usize = 136;

@@ -18,6 +18,7 @@ pub mod config;
 mod conn;
 pub mod event;
 pub mod filter;
+mod fork;
 mod guard;
 pub mod hook;
 mod kernel;

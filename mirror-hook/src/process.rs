@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::attach;
+use crate::attach::{self, AttachMessage};
 use crate::config::Settings;
 use crate::filter::{self, Facts, Shared, Verdict};
+use crate::fork;
 use crate::layout::{STATE_WAITING, control};
 use crate::patience::Patience;
 use crate::ring::{Memory, Producer};
@@ -65,6 +66,10 @@ static OFF: AtomicBool = AtomicBool::new(false);
 static LAST: Slot<Ring> = Slot::empty();
 /// Instance of the ring of the process that forked this one, or 0.
 static PARENT: AtomicU64 = AtomicU64::new(0);
+/// Which of that process's forks led here, counted from 1; 0: none that was counted.
+static BORN: AtomicU32 = AtomicU32::new(0);
+/// The count as it is in the memory of a child that this process is about to make.
+static FORKING: AtomicU32 = AtomicU32::new(0);
 static RINGS: AtomicU64 = AtomicU64::new(0);
 /// An agent has told this process, or the one that forked it, of filters: the next one's answer is
 /// waited for.
@@ -140,6 +145,7 @@ pub(crate) fn init() -> bool {
             if let Ok(page) = ForkPage::leak() {
                 page.alive.store(1, Ordering::Release);
                 PAGE.set(page);
+                fork::watch();
             }
         }
         INIT.store(READ, Ordering::Release);
@@ -163,6 +169,33 @@ pub(crate) fn handshake() {
     if init() {
         attach(false);
     }
+}
+
+/// This process is about to fork. In one that was forked itself and has not looked since, nothing is
+/// counted: its children are their grandparent's, by the same fork.
+pub(crate) fn forks_now() {
+    let page = PAGE.load();
+    if !enabled() || page.alive.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let count = page.forks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    FORKING.store(count, Ordering::Relaxed);
+    if let Some(ring) = page.ring.load() {
+        publish_forks(&ring.producer, count);
+    }
+}
+
+/// Times that this process has forked.
+pub(crate) fn forks() -> u32 {
+    PAGE.load().forks.load(Ordering::Relaxed)
+}
+
+/// For an agent that finds the process dead.
+fn publish_forks(producer: &Producer<Mapping>, count: u32) {
+    // Release: what is written into the ring behind it, the agent reads behind it.
+    producer
+        .memory()
+        .store_u32(control::FORKS, count, Ordering::Release);
 }
 
 /// Whether this process was forked from one that was enabled, and has not looked since.
@@ -200,8 +233,9 @@ fn attach(now: bool) {
     if page.attaching.swap(1, Ordering::Acquire) != 0 {
         return;
     }
+    let mut parents = None;
     if page.alive.load(Ordering::Acquire) == 0 {
-        leave_parent();
+        parents = leave_parent();
         page.alive.store(1, Ordering::Release);
     }
     if let Some(ring) = page.ring.load().filter(|ring| over(ring)) {
@@ -213,6 +247,11 @@ fn attach(now: bool) {
         if OFF.load(Ordering::Relaxed) {
             page.ring.set(None);
         }
+    }
+    // Not before the agent can hear of this process: by this mapping it knows who was forked and may
+    // hold a connection, though it has said nothing yet.
+    if let Some(ring) = parents {
+        let _ = ring.producer.memory().replace_by_private();
     }
     page.attaching.store(0, Ordering::Release);
 }
@@ -249,17 +288,19 @@ fn remember_filters(ring: &Ring) {
     }
 }
 
-/// In a forked child: nothing of ours may reach the parent's ring, not even what a copy still
-/// writes in the middle of which the process was forked (by a signal handler).
-fn leave_parent() {
-    if let Some(ring) = LAST.load() {
+/// In a forked child: goes from the parent's ring, which is given back. Nothing of ours may reach it, not
+/// even what a copy still writes in the middle of which the process was forked (by a signal handler).
+fn leave_parent() -> Option<&'static Ring> {
+    let last = LAST.load();
+    if let Some(ring) = last {
         remember_filters(ring);
-        let _ = ring.producer.memory().replace_by_private();
         PARENT.store(ring.instance, Ordering::Relaxed);
+        BORN.store(FORKING.load(Ordering::Relaxed), Ordering::Relaxed);
         LAST.set(None);
     }
     PAUSE_S.store(1, Ordering::Relaxed);
     NEXT_TRY_NS.store(0, Ordering::Relaxed);
+    last
 }
 
 /// Whether enough time has passed since the last attempt; if so, the next has to wait longer.
@@ -276,8 +317,16 @@ fn may_try() -> bool {
 
 fn new_ring(page: &ForkPage<Ring>, settings: &Settings) -> Option<&'static Ring> {
     let instance = new_instance(page);
-    let parent = Some(PARENT.load(Ordering::Relaxed)).filter(|parent| *parent != 0);
-    let producer = attach::attach(settings, instance, parent).ok()?;
+    let message = AttachMessage {
+        // As much as can be afforded, which attach finds out.
+        data_bytes: 0,
+        instance,
+        parent_instance: Some(PARENT.load(Ordering::Relaxed)).filter(|parent| *parent != 0),
+        parent_fork: BORN.load(Ordering::Relaxed),
+        name: fork::name(),
+    };
+    let producer = attach::attach(settings, message).ok()?;
+    publish_forks(&producer, forks());
     let ring = shm::leak(Ring {
         producer,
         instance,

@@ -106,11 +106,12 @@ fn write_meta(
 /// room; what ends the connection tells it.
 pub(crate) fn write_close(ring: &Ring, closed: &ClosedConnection) -> bool {
     let record = record(kind::CLOSE, closed.connection, closed.at_ns);
-    let reason = closed.reason as u64;
+    let reason = closed.reason as u32;
     let parts = [
         &closed.sent.to_ne_bytes()[..],
         &closed.received.to_ne_bytes(),
         &reason.to_ne_bytes(),
+        &process::forks().to_ne_bytes(),
     ];
     let producer = &ring.producer;
     match closed.reason {

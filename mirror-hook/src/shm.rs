@@ -268,6 +268,8 @@ pub(crate) struct ForkPage<T: 'static> {
     pub(crate) attaching: AtomicU32,
     /// A random number that stands for the process, once there is one.
     pub(crate) process: AtomicU64,
+    /// Times that the process has forked.
+    pub(crate) forks: AtomicU32,
     /// The ring in use.
     pub(crate) ring: Slot<T>,
 }
@@ -279,6 +281,7 @@ impl<T: Sync> ForkPage<T> {
             alive: AtomicU32::new(1),
             attaching: AtomicU32::new(0),
             process: AtomicU64::new(0),
+            forks: AtomicU32::new(0),
             ring: Slot::empty(),
         }
     }

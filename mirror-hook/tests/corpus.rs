@@ -61,6 +61,8 @@ fn the_corpus_is_what_a_hook_writes() {
         data_bytes: BOOTSTRAP_BYTES,
         instance: 0x1234,
         parent_instance: Some(7),
+        parent_fork: 2,
+        name: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
     };
     let (bodies, ring) = written();
     let mut dead = ring.clone();

@@ -9,10 +9,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use mirror_hook::capi::*;
 use mirror_hook::event::{Announcement, Body, CloseReason, Direction, EarlyData};
-use mirror_hook::layout::kind;
+use mirror_hook::layout::{control, kind};
+use mirror_hook::ring::Memory;
 use support::{Agent, Application, Attached, Owned, SCENARIO, pattern, pause, reach};
 
 const KIB_64: u64 = 64 * 1024;
@@ -228,6 +230,7 @@ fn a_transfer_is_exact_from_the_first_byte() {
         sent,
         received,
         reason,
+        forks: 0,
     };
     assert_eq!(ends, [end(CloseReason::SentEnd), end(CloseReason::Free)]);
     assert_eq!(ring.consumer.counters().dropped_records, 0);
@@ -297,7 +300,8 @@ fn a_full_ring_makes_holes_of_the_exact_size() {
         Body::Close {
             sent: 200_000,
             received: 0,
-            reason: CloseReason::Free
+            reason: CloseReason::Free,
+            forks: 0,
         }
     );
     assert_eq!(counters.opens_deferred, 1);
@@ -402,6 +406,26 @@ fn fork() {
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert_eq!(status, 0);
     assert!(!connection.wants_open());
+    // The next child says nothing, its own child does.
+    // SAFETY: as above.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        let grandchild = unsafe { libc::fork() };
+        let mut status = 0;
+        if grandchild == 0 {
+            let result = std::panic::catch_unwind(move || connection.send(9));
+            status = i32::from(result.is_err());
+        } else {
+            // SAFETY: waits for the child from above.
+            unsafe { libc::waitpid(grandchild, &raw mut status, 0) };
+        }
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(status != 0)) };
+    }
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
     connection.send(7);
     connection.close();
     reach("end");
@@ -414,11 +438,34 @@ fn a_forked_child_has_a_ring_of_its_own() {
     application.reached("end");
     let mut parent = agent.accept(KIB_64);
     let mut child = agent.accept(KIB_64);
+    let mut grandchild = agent.accept(KIB_64);
     assert_ne!(parent.message.instance, child.message.instance);
-    assert_eq!(child.message.parent_instance, Some(parent.message.instance));
+    for (number, forked) in [(1, &child), (2, &grandchild)] {
+        let parent = Some(parent.message.instance);
+        assert_eq!(forked.message.parent_instance, parent);
+        assert_eq!(forked.message.parent_fork, number);
+        // The test's thread is called like that, and it is the one that the hook starts in.
+        assert_eq!(&forked.message.name, b"application\0\0\0\0\0");
+    }
+    assert_eq!(parent.message.parent_fork, 0);
+    let forks = parent
+        .consumer
+        .memory()
+        .load_u32(control::FORKS, Ordering::Relaxed);
+    assert_eq!(forks, 2);
 
     let records = parent.all();
     assert_eq!(records.len(), 4);
+    assert_eq!(records[0].open().forks, 0);
+    assert_eq!(
+        records[3].body(),
+        Body::Close {
+            sent: 12,
+            received: 0,
+            reason: CloseReason::Free,
+            forks: 2
+        }
+    );
     assert_eq!(ranges(&records, Direction::Sent), [(0, 12)]);
     let records_of_child = child.all();
     assert_eq!(records_of_child.len(), 3);
@@ -428,6 +475,9 @@ fn a_forked_child_has_a_ring_of_its_own() {
     assert_eq!(meta.parent, Some(announced));
     assert_eq!(meta.offsets, (5, 0));
     assert_eq!(ranges(&records_of_child, Direction::Sent), [(5, 11)]);
+    let records = grandchild.all();
+    assert_eq!(records[0].open().parent, Some(announced));
+    assert_eq!(ranges(&records, Direction::Sent), [(5, 14)]);
     application.end();
 }
 
@@ -554,7 +604,8 @@ fn rejected_early_data_lost_bytes_and_an_abort_are_told() {
         Body::Close {
             sent: 59,
             received: 0,
-            reason: CloseReason::Abort
+            reason: CloseReason::Abort,
+            forks: 0,
         }
     );
     application.end();

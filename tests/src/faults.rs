@@ -6,16 +6,17 @@ use std::process::Command;
 
 /// The calls that are looked at: all that the hook makes, but close(2), whose failure strace can only
 /// play by not closing.
-const CALLS: &str = "mmap,madvise,getrandom,socket,connect,getsockopt,prlimit64,memfd_create,\
+const CALLS: &str = "mmap,madvise,prctl,getrandom,socket,connect,getsockopt,prlimit64,memfd_create,\
                      ftruncate,fcntl,sendmsg,getsockname,getpeername,futex";
 
 /// What the kernel gives as an error to each of them, or a filter does. The first is for the quick run.
-const ERRORS: [(&str, &[&str]); 13] = [
+const ERRORS: [(&str, &[&str]); 14] = [
     ("mmap", &["ENOMEM", "EPERM", "EAGAIN", "EACCES", "ENFILE"]),
     (
         "madvise",
         &["EINVAL", "EPERM", "ENOSYS", "ENOMEM", "EAGAIN"],
     ),
+    ("prctl", &["EINVAL", "EPERM", "ENOSYS", "EFAULT"]),
     ("getrandom", &["EAGAIN", "EPERM", "ENOSYS", "EINTR"]),
     (
         "socket",
@@ -156,9 +157,9 @@ pub fn of_the_hook(calls: &[Call]) -> Vec<Call> {
         let found = calls.iter().position(|call| call.text.contains(what));
         found.unwrap_or_else(|| panic!("{what} isn't in {calls:#?}"))
     };
-    // In the library's constructor: the page that a fork wipes.
+    // In the library's constructor: the page that a fork wipes, and the process's name.
     let wipe = position("MADV_WIPEONFORK");
-    let mut hook = vec![calls[wipe - 1].clone(), calls[wipe].clone()];
+    let mut hook = calls[wipe - 1..=wipe + 1].to_vec();
     // Then from the random number to the page for the ring's state, without a gap.
     let begin = position("SOCK_SEQPACKET");
     let sent = position("SCM_RIGHTS");

@@ -103,6 +103,6 @@ fn costs_the_mirror(fault: &Fault) -> bool {
         ("mmap", _) => !text.contains("MAP_SHARED"),
         ("memfd_create", "EINVAL") | ("connect", "ENOENT") => false,
         ("getsockopt", _) => text.contains("SO_PEERCRED"),
-        (name, _) => !["getrandom", "getsockname", "getpeername"].contains(&name),
+        (name, _) => !["getrandom", "prctl", "getsockname", "getpeername"].contains(&name),
     }
 }

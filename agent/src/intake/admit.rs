@@ -252,6 +252,8 @@ mod tests {
         data_bytes: 1 << 20,
         instance: 7,
         parent_instance: None,
+        parent_fork: 0,
+        name: [0; 16],
     };
 
     fn admit(

@@ -363,7 +363,7 @@ impl Intake {
                 return Err(reason);
             }
         };
-        let process = Arc::new(peer.info());
+        let process = Arc::new(peer.info(&admitted.message.name));
         let tracker = Tracker::new(number, process, self.config.max_connections);
         let mut ring = Ring::new(admitted, tracker, watch);
         ring.held = held;

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use mirror_hook::attach::NAME_BYTES;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -77,12 +78,13 @@ impl Peer {
         parents.take(MAX_ANCESTORS).any(|pid| pid == ancestor)
     }
 
-    /// What people know the process by.
-    pub(super) fn info(&self) -> ProcessInfo {
+    /// What people know the process by. `told`: what it says that it was called as it started, for when it
+    /// is gone already.
+    pub(super) fn info(&self, told: &[u8; NAME_BYTES]) -> ProcessInfo {
         ProcessInfo {
             pid: self.pid,
             uid: self.uid,
-            name: name_of(self.pid).unwrap_or_default(),
+            name: name_of(self.pid).unwrap_or_else(|| told_name(told)),
         }
     }
 }
@@ -113,6 +115,12 @@ fn name_of(pid: u32) -> Option<String> {
         let command = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
         Some(String::from_utf8_lossy(&command).trim_end().to_owned())
     })
+}
+
+/// Any bytes may stand there: whoever shows them escapes them.
+fn told_name(told: &[u8; NAME_BYTES]) -> String {
+    let name = told.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -171,7 +179,13 @@ mod tests {
         assert_eq!(peer.pid, std::process::id());
         let name = std::env::current_exe().unwrap();
         let name = name.file_name().unwrap().to_string_lossy().into_owned();
-        assert_eq!(peer.info().name, name);
+        let told = b"told\0\0\0\0\0\0\0\0\0\0\0\0";
+        assert_eq!(peer.info(told).name, name);
+        // One that can't be looked at.
+        let peer_of_nobody = Peer { pid: 0, uid: 0 };
+        assert_eq!(peer_of_nobody.info(told).name, "told");
+        assert_eq!(peer_of_nobody.info(&[0; 16]).name, "");
+        assert_eq!(peer_of_nobody.info(&[b'\n'; 16]).name, "\n".repeat(16));
         let Watch::Pidfd(pidfd) = peer.watch(ours.as_fd()).unwrap() else {
             panic!("we are not gone");
         };

@@ -105,6 +105,7 @@ impl Tracker {
                 sent,
                 received,
                 reason,
+                forks: _,
             } => {
                 let closed = ClosedConnection {
                     connection,

@@ -123,6 +123,7 @@ impl Bench {
             sent,
             received,
             reason,
+            forks: 0,
         };
         self.record(connection, &body).unwrap();
     }
@@ -238,7 +239,7 @@ proptest! {
             let body = match kind {
                 0 => Body::Open(meta),
                 1 => Body::Update(meta),
-                2 => Body::Close { sent: one, received: other, reason: reasons[usize::from(small % 4)] },
+                2 => Body::Close { sent: one, received: other, reason: reasons[usize::from(small % 4)], forks: 0 },
                 3 if one < other => Body::Lost { direction, from: one, to: other },
                 _ => Body::Data {
                     direction,

@@ -33,6 +33,8 @@ pub(crate) fn attach_at(agent: &Path) -> Mapping {
         data_bytes: BOOTSTRAP_BYTES,
         instance: 5,
         parent_instance: None,
+        parent_fork: 0,
+        name: [0; 16],
     };
     send(agent, &message.encode(), &memfd);
     Mapping::of_sealed_memfd(memfd.as_fd(), BOOTSTRAP_BYTES).unwrap()

@@ -58,6 +58,8 @@ pub struct Meta<'a> {
     pub offsets: (u64, u64),
     /// Instance and connection under which the parent process announced it.
     pub parent: Option<(u64, u64)>,
+    /// Times that the process has forked so far.
+    pub forks: u32,
     /// Server name (RFC 6066 3), at most [`MAX_SNI`] bytes; empty: none.
     pub sni: &'a [u8],
     /// ALPN protocol agreed on, at most [`MAX_ALPN`] bytes; empty: none.
@@ -85,6 +87,7 @@ impl<'a> Meta<'a> {
             clear_prefix_sent: None,
             offsets: (0, 0),
             parent: None,
+            forks: 0,
             sni: &[],
             alpn: &[],
         }
@@ -143,6 +146,7 @@ impl<'a> Meta<'a> {
             put(48, &local.port().to_ne_bytes());
             put(50, &peer.port().to_ne_bytes());
         }
+        put(52, &self.forks.to_ne_bytes());
         let words = [
             (56, self.cookies.map(|cookies| cookies.0)),
             (64, self.cookies.map(|cookies| cookies.1)),
@@ -235,6 +239,7 @@ impl<'a> Meta<'a> {
             clear_prefix_sent: has(HAS_PREFIX).then(|| word(152)),
             offsets: (word(160), word(168)),
             parent: Some((word(176), word(184))).filter(|parent| parent.0 != 0),
+            forks: u32::from_ne_bytes(array(fixed, 52)),
             sni,
             alpn,
         })

@@ -9,7 +9,7 @@
 //!   10  u16  cipher suite (IANA number), 0: unknown
 //!   12  u8   address family: 0 none, 4, 6      13  u8 SNI's length   14  u8 ALPN's length   15  u8 0
 //!   16  [u8; 16]  local address (IPv4: the first 4)      32  [u8; 16]  peer's address; the socket's, or told
-//!   48  u16  local port (machine's byte order)           50  u16 peer's port    52  u32 0
+//!   48  u16  local port (machine's byte order)           50  u16 peer's port    52  u32 forks
 //!   56  u64  socket cookie          64  u64  network namespace cookie
 //!   72  [u8; 32]  client_random     104 [u8; 32]  server_random
 //!   136 u64  bytes the TLS library has read from its transport    144 u64  … has written to it
@@ -17,9 +17,12 @@
 //!   160 u64  offset sent so far     168 u64  offset received so far
 //!   176 u64  parent's instance      184 u64  parent's connection
 //! DATA           0 u64 stream offset of the first byte, then the bytes; FLAG_RECEIVED is the direction
-//! CLOSE          0 u64 offset sent, 8 u64 offset received, 16 u32 CloseReason, 20 u32 0
+//! CLOSE          0 u64 offset sent, 8 u64 offset received, 16 u32 CloseReason, 20 u32 forks
 //! LOST           0 u64 from, 8 u64 to (exclusive); FLAG_RECEIVED is the direction
 //! ```
+//!
+//! `forks`: how often the process has forked so far, by fork(3). A child made between a connection's OPEN
+//! and its CLOSE may hold it still.
 //!
 //! Stream offsets count the application's clear text bytes of one direction from 0.
 
@@ -141,6 +144,8 @@ pub enum Body<'a> {
         received: u64,
         /// What ends, and how.
         reason: CloseReason,
+        /// Times that the process has forked so far.
+        forks: u32,
     },
     /// The hook knows that it hasn't seen these bytes.
     Lost {
@@ -206,6 +211,7 @@ impl<'a> Body<'a> {
                 sent: word(0)?,
                 received: word(8)?,
                 reason: CloseReason::from_code(word(16)? & 0xffff_ffff)?,
+                forks: u32::from_ne_bytes(array(body, 20)),
             }),
             kinds::LOST => {
                 let (from, to) = (word(0)?, word(8)?);
@@ -273,6 +279,7 @@ mod tests {
             wire_counts: Some((517, 1200)),
             clear_prefix_sent: Some(8),
             offsets: (10, 20),
+            forks: 3,
             sni: b"example.com",
             alpn: b"h2",
             ..Meta::new(Role::Server)
