@@ -45,6 +45,11 @@ needs() {
 		c++ g++
 		@@openssl/ssl.h libssl-dev
 		suricata suricata
+		apache2 apache2-bin
+		haproxy haproxy
+		pg_ctlcluster postgresql
+		psql postgresql-client
+		wrk wrk
 		END
         ;;
     libcrypto) cat <<-END
@@ -170,7 +175,7 @@ disable_services() {
     for package in $packages; do
         case $package in
         nginx-light) $root systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        suricata) $root systemctl --quiet disable suricata.service >/dev/null 2>&1 || true ;;
+        haproxy | postgresql | suricata) $root systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -118,6 +118,11 @@ impl Running {
         }
     }
 
+    /// Whether the program has this process id.
+    pub(crate) fn is(&self, pid: i32) -> bool {
+        self.pid.as_raw_nonzero().get() == pid
+    }
+
     /// Sends a signal to the program, unless it has ended.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.exit.is_none() {

@@ -118,9 +118,16 @@ impl Agent<'_> {
         loop {
             for request in signals.pending() {
                 match request {
+                    // Some programs signal their whole process group (httpd, at its end): the program
+                    // knows it already.
+                    Request::Stop {
+                        sender: Some(sender),
+                        ..
+                    } if program.is(sender) => {}
                     Request::Stop {
                         signal,
                         from_terminal,
+                        ..
                     } => {
                         stops += 1;
                         // Who asks twice means it.

@@ -18,6 +18,8 @@ pub(crate) enum Request {
         signal: Signal,
         /// The terminal sent it, and so to the program, too: it must not be handed on.
         from_terminal: bool,
+        /// The process that sent it, by its id.
+        sender: Option<i32>,
     },
     /// Print the counts (SIGUSR1, as tcpdump and dd do).
     PrintCounts,
@@ -46,6 +48,7 @@ impl Signals {
             Some(Request::Stop {
                 signal,
                 from_terminal: origin.process.is_none(),
+                sender: origin.process.map(|process| process.pid),
             })
         })
     }

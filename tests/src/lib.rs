@@ -11,19 +11,23 @@
 //! Nothing here uses code of the agent or of the hook. What the hook or the agent says of itself is
 //! never evidence; only its clear errors and its summary are looked at.
 
+pub mod apache;
 pub mod attach;
 pub mod client;
 pub mod curl;
 pub mod decode;
 pub mod exchange;
 pub mod faults;
+pub mod haproxy;
 pub mod judges;
 pub mod native;
 pub mod nginx;
 pub mod place;
+pub mod postgres;
 pub mod process;
 pub mod reader;
 pub mod rules;
+pub mod service;
 pub mod sslcollector;
 pub mod streams;
 pub mod synth;

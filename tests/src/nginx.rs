@@ -8,7 +8,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::place::{HOST, Place, free_port};
-use crate::process::{Process, find, send, until};
+use crate::process::{Process, children, find, send, until};
+use crate::service::Service;
 
 /// A configured nginx. What still runs of it is ended when this is dropped.
 #[derive(Debug)]
@@ -16,7 +17,38 @@ pub struct Nginx<'a> {
     place: &'a Place,
     /// TLS, on 127.0.0.1 and on ::1.
     pub port: u16,
-    user: &'static str,
+    options: Options,
+}
+
+/// What isn't the same in each scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whom the workers become if root starts it.
+    pub user: &'static str,
+    /// Number of workers.
+    pub workers: usize,
+    /// A port on 127.0.0.1 without TLS, besides.
+    pub plain: Option<u16>,
+    /// Requests are logged.
+    pub log: bool,
+    /// Connections that a worker can have.
+    pub connections: usize,
+    /// Requests on one connection.
+    pub requests: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            // Where nginx is started by root, its workers have to read and to write in the scenario's directory.
+            user: "root",
+            workers: 1,
+            plain: None,
+            log: true,
+            connections: 256,
+            requests: 1000,
+        }
+    }
 }
 
 /// A line of its log.
@@ -46,19 +78,18 @@ impl<'a> Nginx<'a> {
     /// # Panics
     /// If it can't be written.
     pub fn new(place: &'a Place) -> Self {
-        // Where nginx is started by root, its workers have to read and to write in the scenario's directory.
-        Self::as_user(place, "root")
+        Self::with(place, Options::default())
     }
 
-    /// As [`Nginx::new`], with workers that become another user if root starts it.
+    /// As [`Nginx::new`].
     ///
     /// # Panics
     /// As above.
-    pub fn as_user(place: &'a Place, user: &'static str) -> Self {
+    pub fn with(place: &'a Place, options: Options) -> Self {
         let this = Self {
             place,
             port: free_port(),
-            user,
+            options,
         };
         fs::write(place.path("nginx.conf"), this.configuration()).expect("nginx.conf");
         this
@@ -107,6 +138,43 @@ impl<'a> Nginx<'a> {
             self.master()?;
             std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
         });
+    }
+
+    /// It, in the foreground.
+    ///
+    /// # Panics
+    /// If nginx isn't installed.
+    pub fn service(&self) -> Service {
+        Service {
+            words: self.command(false),
+            port: self.port,
+            end: Signal::QUIT,
+            status: 0,
+            log: Some(self.place.path("error.log")),
+        }
+    }
+
+    /// Has it replace its workers, and waits until there are others.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn reload(&self) {
+        let master = self.master().expect("nginx runs");
+        let before = children(master);
+        send(master, Signal::HUP);
+        until("other workers", || {
+            let now = children(master);
+            let new = now.iter().filter(|worker| !before.contains(worker));
+            (new.count() >= self.options.workers).then_some(())
+        });
+    }
+
+    /// Process ids of its workers.
+    ///
+    /// # Panics
+    /// If it doesn't run.
+    pub fn workers(&self) -> Vec<u32> {
+        children(self.master().expect("nginx runs"))
     }
 
     /// Lets it end what it has begun, and waits for its end.
@@ -163,28 +231,41 @@ impl<'a> Nginx<'a> {
         let port = self.port;
         let mut text = String::new();
         if rustix::process::geteuid().is_root() {
-            let _ = writeln!(text, "user {};", self.user);
+            let _ = writeln!(text, "user {};", self.options.user);
         }
+        let Options {
+            workers,
+            connections,
+            requests,
+            ..
+        } = self.options;
+        let log = match self.options.log {
+            true => format!("{dir}/access.log truth"),
+            false => "off".to_owned(),
+        };
+        let plain = self.options.plain;
+        let plain = plain.map(|port| format!("listen 127.0.0.1:{port};"));
+        let plain = plain.unwrap_or_default();
         for temporary in ["fastcgi", "uwsgi", "scgi"] {
             fs::create_dir_all(self.place.path(temporary)).expect("make a directory");
         }
         let _ = write!(
             text,
-            "worker_processes 1;
+            "worker_processes {workers};
 pid {dir}/nginx.pid;
 error_log {dir}/error.log warn;
-events {{ worker_connections 256; }}
+events {{ worker_connections {connections}; }}
 http {{
   log_format truth '$remote_port $request_length $bytes_sent $status ${{request_completion}} \
 $request_method $request_uri $request_body_file';
-  access_log {dir}/access.log truth;
+  access_log {log};
   client_body_temp_path {dir}/bodies;
   proxy_temp_path {dir}/proxy;
   fastcgi_temp_path {dir}/fastcgi;
   uwsgi_temp_path {dir}/uwsgi;
   scgi_temp_path {dir}/scgi;
   client_max_body_size 64m;
-  keepalive_requests 1000;
+  keepalive_requests {requests};
   types {{ }}
   default_type application/octet-stream;
   ssl_certificate {dir}/cert.pem;
@@ -193,6 +274,7 @@ $request_method $request_uri $request_body_file';
   server {{
     listen 127.0.0.1:{port} ssl;
     listen [::1]:{port} ssl;
+    {plain}
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}
     location /chunked/ {{ alias {dir}/www/; ssi on; ssi_types *; }}

@@ -73,6 +73,14 @@ impl Process {
         send(self.id(), signal);
     }
 
+    /// Whether it has ended already.
+    ///
+    /// # Panics
+    /// If it can't be waited for.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait for a child").is_some()
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
@@ -185,6 +193,14 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begin.elapsed() < LIMIT, "waited too long for: {what}");
         thread::sleep(POLL);
     }
+}
+
+/// The processes whose parent is `id` now.
+pub fn children(id: u32) -> Vec<u32> {
+    let file = format!("/proc/{id}/task/{id}/children");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let ids = text.split_ascii_whitespace();
+    ids.filter_map(|child| child.parse().ok()).collect()
 }
 
 /// Where a program is, looked for as a shell does and in the directories of system programs.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use mirror_tests::client::PYTHON;
 use mirror_tests::curl::{Tls, Transfer};
-use mirror_tests::nginx::Nginx;
+use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, output_of, run, until};
 use mirror_tests::reader::Capture;
@@ -105,7 +105,13 @@ fn workers_of_another_user_are_mirrored() {
         return; // Only root's children can become somebody else.
     }
     let place = Place::new(&[20_000]);
-    let nginx = Nginx::as_user(&place, "www-data");
+    let nginx = Nginx::with(
+        &place,
+        Options {
+            user: "www-data",
+            ..Options::default()
+        },
+    );
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(place.directory(), open).expect("let others in");
     let file = place.path("capture.pcapng");

@@ -1,0 +1,345 @@
+//! A service with the patched library, mirrored as a whole: its processes, whatever users and roots they
+//! change to, below `sslcollector run` or served by an agent; and its clients, which have the
+//! distribution's library and tell the truth.
+
+use std::fs::{File, Permissions};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::curl::{Tls, Transfer, Truth, Upload};
+use crate::place::{Place, content};
+use crate::process::{Process, until};
+use crate::reader::Capture;
+use crate::rules;
+use crate::sslcollector::{library_dir, run_to, serve};
+use crate::streams::{Flow, flows};
+
+/// A program that serves TLS in the foreground.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    /// What ends it in good order.
+    pub end: Signal,
+    /// The exit status that it has then; 128 + N where signal N ends it.
+    pub status: i32,
+    /// Where its complaints are, if not on standard error.
+    pub log: Option<PathBuf>,
+}
+
+/// How a service is mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By `sslcollector run`, with a ring of this size for each process, all of which may be used from the
+    /// first byte on: whatever fits there is exact, however late the agent looks.
+    Run(&'static str),
+    /// By an agent that serves, with the default ring: what doesn't fit is declared.
+    Serve,
+}
+
+/// A service that runs.
+#[derive(Debug)]
+pub struct Mirrored<'a> {
+    place: &'a Place,
+    /// `sslcollector run`, or the service itself.
+    main: Process,
+    agent: Option<Process>,
+    service: Service,
+}
+
+/// What was mirrored of a service that has ended.
+#[derive(Debug)]
+pub struct Seen {
+    /// The flows of the capture, which keeps all rules.
+    pub flows: Vec<Flow>,
+    /// What sslcollector said.
+    pub said: String,
+}
+
+impl Service {
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it doesn't come up.
+    pub fn start<'a>(&self, place: &'a Place, how: How) -> Mirrored<'a> {
+        let capture = place.path("capture.pcapng");
+        let (mut main, agent) = match how {
+            How::Run(ring) => (run_to(&capture, &["--ring-size", ring]), None),
+            How::Serve => {
+                let agent = Agent::start(place, &capture, &[]);
+                let mut main = Command::new("env");
+                agent.prepare(&mut main);
+                (main, Some(agent.process))
+            }
+        };
+        let said = File::create(place.path("said")).expect("a file");
+        main.args(&self.words).stdout(Stdio::null()).stderr(said);
+        // Apache signals its whole process group at its end.
+        main.process_group(0);
+        let mut mirrored = Mirrored {
+            place,
+            main: Process::start(&mut main),
+            agent,
+            service: self.clone(),
+        };
+        until("the service listens", || {
+            let ended = mirrored.main.ended();
+            assert!(!ended, "{:?}: {}", self.words, self.complaints(place));
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+        mirrored
+    }
+
+    fn complaints(&self, place: &Place) -> String {
+        let log = self.log.as_ref().map(std::fs::read_to_string);
+        log.and_then(Result::ok).unwrap_or_default() + &place.text("said")
+    }
+}
+
+/// An agent that serves, in a place that other users may enter.
+#[derive(Debug)]
+pub struct Agent {
+    /// The process.
+    pub process: Process,
+    socket: PathBuf,
+    said: PathBuf,
+}
+
+impl Agent {
+    /// Starts one, and waits until it listens. The socket is the same for each agent of a place.
+    ///
+    /// # Panics
+    /// If it doesn't come up.
+    pub fn start(place: &Place, capture: &Path, options: &[&str]) -> Self {
+        open_to_others(place);
+        let socket = place.path("run/agent.sock");
+        std::fs::create_dir_all(place.path("run")).expect("make a directory");
+        let said = place.path("agent.said");
+        let mut command = serve(capture, &socket);
+        command.args(options).stdout(Stdio::null());
+        command.stderr(File::create(&said).expect("a file"));
+        let mut agent = Self {
+            process: Process::start(&mut command),
+            socket,
+            said,
+        };
+        until("the agent listens", || {
+            let said = agent.said();
+            assert!(!agent.process.ended(), "the agent: {said}");
+            said.contains("serving programs").then_some(())
+        });
+        agent
+    }
+
+    /// Lets a program ask for this agent, with the patched library.
+    pub fn prepare(&self, command: &mut Command) {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        command.env("LD_LIBRARY_PATH", library_dir());
+        command.env("SSLCOLLECTOR_SOCKET", &self.socket);
+        command.env("SSLCOLLECTOR_AGENT_UID", uid);
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.said).unwrap_or_default()
+    }
+}
+
+impl Mirrored<'_> {
+    /// Sends a signal to the service, through `sslcollector run` if that is there.
+    pub fn signal(&self, signal: Signal) {
+        self.main.signal(signal);
+    }
+
+    /// Ends the service, then who mirrors it.
+    ///
+    /// # Panics
+    /// If either doesn't end well, or the capture isn't a good one.
+    pub fn end(mut self) -> Seen {
+        self.main.signal(self.service.end);
+        let status = self.main.wait();
+        let mut said = self.place.text("said");
+        let code = status.code().or(status.signal().map(|signal| 128 + signal));
+        assert_eq!(code, Some(self.service.status), "{status}: {said}");
+        if let Some(mut agent) = self.agent.take() {
+            agent.signal(Signal::TERM);
+            assert!(agent.wait().success());
+            said = self.place.text("agent.said");
+        }
+        let capture = Capture::read(&self.place.path("capture.pcapng")).expect("a capture");
+        rules::assert_good(&capture, &said);
+        Seen {
+            flows: flows(&capture).expect("flows"),
+            said,
+        }
+    }
+}
+
+/// Lets other users into the directory: services serve its files as such.
+///
+/// # Panics
+/// If it isn't ours.
+pub fn open_to_others(place: &Place) {
+    let open = Permissions::from_mode(0o755);
+    std::fs::set_permissions(place.directory(), open).expect("let others in");
+}
+
+/// Clients that run side by side, each of which makes its transfers one after another.
+#[derive(Debug)]
+pub struct Clients<'a> {
+    place: &'a Place,
+    transfers: Vec<Transfer>,
+    shells: Vec<Process>,
+}
+
+/// How many clients there are at a time.
+const AT_A_TIME: usize = 8;
+
+impl<'a> Clients<'a> {
+    /// Each of `transfers` `rounds` times, by curl with the distribution's library.
+    pub fn start(place: &'a Place, port: u16, transfers: &[Transfer], rounds: usize) -> Self {
+        let numbered = transfers.iter().cycle().take(transfers.len() * rounds);
+        let transfers: Vec<_> = numbered
+            .enumerate()
+            .map(|(number, transfer)| Transfer {
+                name: format!("{number}-{}", transfer.name),
+                ..transfer.clone()
+            })
+            .collect();
+        let server = (IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let shells = (0..AT_A_TIME).map(|client| {
+            let mine = transfers.iter().enumerate().skip(client).step_by(AT_A_TIME);
+            let script: String = mine
+                .map(|(number, transfer)| {
+                    let tls = [Tls::V1_3, Tls::V1_2][number % 5 / 4];
+                    transfer.script(place, server, tls)
+                })
+                .collect();
+            Process::start(Command::new("sh").args(["-c", &script]))
+        });
+        let shells = shells.collect();
+        Self {
+            place,
+            transfers,
+            shells,
+        }
+    }
+
+    /// Waits until so many transfers have been made.
+    ///
+    /// # Panics
+    /// If they aren't.
+    pub fn wait_for(&self, count: usize) {
+        let done = |transfer: &&Transfer| {
+            let info = self.place.path(&format!("out/{}.info", transfer.name));
+            std::fs::metadata(info).is_ok_and(|file| file.len() > 0)
+        };
+        until("transfers", || {
+            (self.transfers.iter().filter(done).count() >= count).then_some(())
+        });
+    }
+
+    /// Waits until all have been made; what the clients say of them.
+    ///
+    /// # Panics
+    /// If one failed.
+    pub fn truths(self) -> Vec<(Transfer, Truth)> {
+        for mut shell in self.shells {
+            assert!(shell.wait().success(), "a transfer failed");
+        }
+        let truths = self.transfers.into_iter().map(|transfer| {
+            let truth = transfer.truth(self.place);
+            for transaction in &truth.transactions {
+                assert_eq!(transaction.status, 200, "{}", transfer.name);
+                if transfer.upload == Upload::None {
+                    let size = transfer
+                        .url
+                        .rsplit('/')
+                        .next()
+                        .and_then(|size| size.parse().ok());
+                    let whole = transaction.received == content(size.expect("a size"));
+                    assert!(whole, "{}: curl received something else", transfer.name);
+                }
+            }
+            (transfer, truth)
+        });
+        truths.collect()
+    }
+}
+
+impl Seen {
+    /// Each transfer is a flow of its own, whole, and there is no other; `words` are in the comment of each.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_exact(&self, truths: &[(Transfer, Truth)], words: &[&str]) {
+        for (transfer, truth) in truths {
+            let flow = self.compare(transfer, truth, words);
+            let missing = flow.request.missing() + flow.response.missing();
+            assert_eq!(missing, 0, "{}: {}", transfer.name, self.said);
+            let length = truth.response.len() as u64;
+            assert_eq!(
+                flow.response.length(),
+                length,
+                "{}: {}",
+                transfer.name,
+                self.said
+            );
+        }
+        assert_eq!(self.flows.len(), truths.len(), "flows: {}", self.said);
+    }
+
+    /// As [`Seen::assert_exact`], but what is missing is declared: by a gap, and by a comment at the end of a
+    /// stream. No byte is wrong.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_exact_or_declared(&self, truths: &[(Transfer, Truth)], words: &[&str]) {
+        for (transfer, truth) in truths {
+            self.compare(transfer, truth, words);
+        }
+        assert_eq!(self.flows.len(), truths.len(), "flows: {}", self.said);
+    }
+
+    fn compare(&self, transfer: &Transfer, truth: &Truth, words: &[&str]) -> &Flow {
+        let name = &transfer.name;
+        let mut mine = self
+            .flows
+            .iter()
+            .filter(|flow| flow.client.port() == truth.port);
+        let flow = mine
+            .next()
+            .unwrap_or_else(|| panic!("no flow of {name}: {}", self.said));
+        assert!(mine.next().is_none(), "{name}: two flows with one port");
+        let request = truth
+            .request
+            .as_deref()
+            .expect("a request of known framing");
+        let sides = [
+            ("client", &flow.request, request),
+            ("server", &flow.response, &truth.response[..]),
+        ];
+        for (side, stream, truth) in sides {
+            let difference = stream.difference_at_beginning(truth);
+            assert_eq!(difference, None, "{name}: {side}");
+            let tail = truth.len() as u64 - stream.length();
+            let told = format!("{side}_missing={tail}");
+            let comment = &flow.end_comment;
+            assert!(
+                tail == 0 || comment.contains(&told),
+                "{name}: {told} isn't in: {comment}"
+            );
+        }
+        let comment: Vec<_> = flow.comment.split(' ').collect();
+        let there = words.iter().all(|word| comment.contains(word));
+        assert!(there, "{name}: {words:?} aren't in: {}", flow.comment);
+        flow
+    }
+}
