@@ -248,14 +248,47 @@ impl Memory for Mapping {
     }
 }
 
-/// Puts `value` into a page of its own for as long as the process lives. Without malloc, whose
-/// locks may be held for ever in a child that was forked past its handlers.
+/// Puts `value` somewhere for as long as the process lives. Without malloc, whose locks may be held
+/// for ever in a child that was forked past its handlers.
 pub(crate) fn leak<T: Send + Sync>(value: T) -> io::Result<&'static T> {
-    let page = private_page::<T>()?;
-    // SAFETY: the page is fresh, large enough and aligned for `T`.
-    unsafe { page.write(value) };
+    let place = room::<T>()?;
+    // SAFETY: the place is nobody else's, large enough and aligned for `T`.
+    unsafe { place.write(value) };
     // SAFETY: initialised right above, and never unmapped.
-    Ok(unsafe { page.as_ref() })
+    Ok(unsafe { place.as_ref() })
+}
+
+/// Where the next value goes that is leaked; a multiple of the page, or null: into a new page. A page
+/// of its own for each would cost a process two, with that of the page table, for every agent that
+/// it has ever had.
+static ROOM: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+/// Alignment of leaked values: they share no cache line.
+const LINE_BYTES: usize = 64;
+
+/// A place for a `T` that nobody else has, nor will have.
+fn room<T>() -> io::Result<NonNull<T>> {
+    const { assert!(align_of::<T>() <= LINE_BYTES) };
+    let bytes = size_of::<T>().next_multiple_of(LINE_BYTES);
+    let next = ROOM.load(Ordering::Relaxed);
+    let within = next.addr() % PAGE_BYTES;
+    if let Some(place) = NonNull::new(next)
+        && within != 0
+        && within + bytes <= PAGE_BYTES
+    {
+        let behind = next.wrapping_add(bytes);
+        // Addresses never come again, so whoever wins has it alone.
+        let relaxed = Ordering::Relaxed;
+        if ROOM
+            .compare_exchange(next, behind, relaxed, relaxed)
+            .is_ok()
+        {
+            return Ok(place.cast());
+        }
+    }
+    let page = private_page::<T>()?;
+    let behind = page.as_ptr().cast::<u8>().wrapping_add(bytes);
+    ROOM.store(behind, Ordering::Relaxed);
+    Ok(page)
 }
 
 /// A page that is zero again in every child process: by fork(2) and raw clone(2) alike. (A vfork
@@ -397,6 +430,19 @@ mod tests {
             Mapping::of_sealed_memfd(file.as_fd(), BOOTSTRAP_BYTES),
             Err(MapError::NotSealed)
         ));
+    }
+
+    #[test]
+    fn leaked_values_share_pages_and_nothing_else() {
+        let values: Vec<&'static [u64; 20]> = (0..100).map(|n| leak([n; 20]).unwrap()).collect();
+        for (value, n) in values.iter().zip(0..) {
+            assert_eq!(**value, [n; 20]);
+        }
+        let pages: std::collections::BTreeSet<_> = values
+            .iter()
+            .map(|value| ptr::from_ref(*value).addr() / PAGE_BYTES)
+            .collect();
+        assert!(pages.len() <= 6, "{pages:?}");
     }
 
     #[test]

@@ -1,26 +1,36 @@
 //! A program in a small memory cgroup lives, with its ring as large as it gets: the ring's pages are the
 //! agent's, except for the first few.
+//!
+//! Of the two versions of cgroups the one is used whose memory controller this system has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use mirror_tests::attach::{Scenario, assert_no_wrong_byte, flow_of};
+use mirror_tests::native::{compile_gnu, hook_archive, source};
 use mirror_tests::place::Place;
-use rustix::process::Signal;
+use mirror_tests::process::{Process, run};
+use mirror_tests::sslcollector::serve;
+use rustix::process::{Signal, geteuid};
 
 const PAGE: usize = 1_500_000;
 /// More than the ring's 16 MiB in all.
 const SESSIONS: usize = 14;
 /// What the client itself needs from here on is about 3 MiB.
 const LIMIT: usize = 6 << 20;
+/// What a ring costs the process that asks for it: until an agent has answered it may use this much.
+const BOOTSTRAP: u64 = 64 << 10;
+/// The control pages, of which few are ever touched.
+const CONTROL: u64 = 64 << 10;
 
 /// A memory cgroup, which goes when this is dropped.
 struct Group(PathBuf);
 
 impl Group {
     /// `None`: this system lets us make none.
-    fn new() -> Option<Self> {
-        let name = format!("mirror-tests-{}", std::process::id());
+    fn new(name: &str, limit_bytes: Option<usize>) -> Option<Self> {
+        let name = format!("mirror-tests-{name}-{}", std::process::id());
         let root = Path::new("/sys/fs/cgroup");
         // Version 1 has a hierarchy for memory; in version 2 children get what their parent passes on.
         let (parent, limit) = match root.join("memory/cgroup.procs").exists() {
@@ -30,7 +40,9 @@ impl Group {
         let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory");
         let group = Self(parent.join(name));
         fs::create_dir(&group.0).ok()?;
-        fs::write(group.0.join(limit), LIMIT.to_string()).ok()?;
+        if let Some(bytes) = limit_bytes {
+            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+        }
         let _ = fs::write(group.0.join("memory.swap.max"), "0");
         Some(group)
     }
@@ -42,9 +54,58 @@ impl Drop for Group {
     }
 }
 
+/// An agent, and a program that measures what its rings cost it.
+struct Charges {
+    place: Place,
+    group: Group,
+    agent: Process,
+}
+
+/// What the program's group was charged with when a ring was full.
+#[derive(Debug)]
+struct Charge {
+    for_rings: u64,
+}
+
+impl Charges {
+    fn new(name: &str) -> Option<Self> {
+        let group = Group::new(name, None)?;
+        let place = Place::new(&[]);
+        let sources = [source("tests/data/charged.c")];
+        compile_gnu(&sources, &place.path("charged"), &[&hook_archive()]);
+        let mut agent = serve(&place.path("capture.pcapng"), &place.path("agent.sock"));
+        agent.args(["--ring-size", "4M"]);
+        let mut agent = Process::start(agent.stdout(Stdio::null()).stderr(Stdio::piped()));
+        let said = agent.first_words();
+        assert!(said.contains("agent.sock"), "{said}");
+        Some(Self {
+            place,
+            group,
+            agent,
+        })
+    }
+
+    fn measure(&self, what: &str, more: &[&str]) -> Vec<Charge> {
+        let mut command = Command::new(self.place.path("charged"));
+        command.arg(what).arg(&self.group.0).args(more);
+        command.env("SSLCOLLECTOR_SOCKET", self.place.path("agent.sock"));
+        command.env("SSLCOLLECTOR_AGENT_UID", geteuid().as_raw().to_string());
+        let output = run(&mut command);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {said}", output.status);
+        let charge = |line: &str| {
+            let mut numbers = line.split(" charged ").nth(1)?.split(' ');
+            let for_rings = numbers.next()?.parse().ok()?;
+            Some(Charge { for_rings })
+        };
+        let charges = said.lines().map(|line| charge(line).expect("a charge"));
+        charges.collect()
+    }
+}
+
 #[test]
 fn a_small_memory_cgroup() {
-    let Some(group) = Group::new() else {
+    let Some(group) = Group::new("small", Some(LIMIT)) else {
         println!("no memory cgroup can be made here: nothing was tested");
         return;
     };
@@ -84,4 +145,21 @@ fn a_small_memory_cgroup() {
         assert_no_wrong_byte(flow, connection.expect("a connection of the client's"));
     }
     scenario.nginx.quit();
+}
+
+/// One process, one ring after another, each of them filled, with 1 MiB to spare for all.
+#[test]
+fn two_hundred_rings_of_a_process_with_a_mebibyte_to_spare() {
+    let Some(mut charges) = Charges::new("again") else {
+        println!("no memory cgroup can be made here: nothing was tested");
+        return;
+    };
+    let measured = charges.measure("again", &["200", &(1 << 20).to_string()]);
+    assert_eq!(measured.len(), 200);
+    for (number, charge) in measured.iter().enumerate() {
+        let most = BOOTSTRAP + CONTROL;
+        assert!(charge.for_rings <= most, "{number}: {charge:?}");
+    }
+    charges.agent.signal(Signal::TERM);
+    assert!(charges.agent.wait().success());
 }
