@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use agent::filter::{Condition, RuleError, UnknownFlow};
 use clap::{Args, Parser, Subcommand};
 
 /// Mirrors the clear text of TLS sessions, and writes it as packets.
@@ -17,6 +18,16 @@ use clap::{Args, Parser, Subcommand};
   sslcollector run -w out.pcapng -- curl https://…       the same as a capture
   sslcollector run -w - -- curl https://… | tshark -r -  live
   sslcollector -w out.pcapng                             serve every program that asks
+  sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
+
+A RULE is conditions that must all hold, joined by commas:
+  exe=/usr/sbin/nginx   the executable: its path, with * and ?; without / its file name
+  uid=33                the user's number, as the process asks for the agent
+  port=443              the TLS server's port, or a range: port=8000-8999
+  net=10.0.0.0/8        the client's or the server's address; client-net=, server-net= one of them
+  sni=*.example.com     the server name: one, all below a domain, or * for any
+  role=server           which end of the connection the program is: client or server
+or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --deny net=10.9.0.0/16
 
 Exit status: 0 good, 1 failure, 2 wrong usage; `run` passes the program's own on.
 More: sslcollector run --help"
@@ -39,6 +50,16 @@ pub(crate) enum Command {
   sslcollector run -w out.pcapng -- curl -sk https://localhost/
   sslcollector run -w - -- curl -sk https://localhost/ | tshark -r - -Y http
   sslcollector run -w web.pcapng -- nginx -g 'daemon off;'
+  sslcollector run --allow sni=*.example.com -- curl -sk https://www.example.com/ https://example.org/
+
+A RULE is conditions that must all hold, joined by commas:
+  exe=/usr/sbin/nginx   the executable: its path, with * and ?; without / its file name
+  uid=33                the user's number, as the process asks for the agent
+  port=443              the TLS server's port, or a range: port=8000-8999
+  net=10.0.0.0/8        the client's or the server's address; client-net=, server-net= one of them
+  sni=*.example.com     the server name: one, all below a domain, or * for any
+  role=server           which end of the connection the program is: client or server
+or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --deny net=10.9.0.0/16
 
 The program's exit status is passed on (128 + N where signal N ended it), and its output is left
 alone; with `-w -` its standard output goes to standard error. Signals are handed to it. No root is
@@ -58,6 +79,21 @@ pub(crate) struct MirrorArgs {
     /// Largest ring for one process, in bytes (a power of two, 64 KiB to 64 MiB; K and M are known)
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub(crate) ring_size: Option<u64>,
+
+    /// Mirror only what RULE fits; may be repeated: one of them has to
+    #[arg(long, value_name = "RULE", value_parser = parse_rule, help_heading = "Filters")]
+    pub(crate) allow: Vec<Condition>,
+
+    /// Don't mirror what RULE fits; may be repeated. Comes before every --allow
+    #[arg(long, value_name = "RULE", value_parser = parse_rule, help_heading = "Filters")]
+    pub(crate) deny: Vec<Condition>,
+
+    /// What becomes of sessions whose library doesn't know their addresses (curl, httpd, HAProxy) where a
+    /// rule asks for port or net: `exclude` them, so that nothing of them reaches sslcollector; or `mirror`
+    /// them, and let sslcollector drop what the rules exclude once the wire has shown the addresses
+    #[arg(long, value_name = "exclude|mirror", default_value = "exclude", help_heading = "Filters",
+          value_parser = parse_unknown_flow)]
+    pub(crate) unknown_flow: UnknownFlow,
 }
 
 /// `sslcollector` without a subcommand.
@@ -119,6 +155,18 @@ impl OnFull {
             Self::Drop => 0,
             Self::Wait(ms) => ms,
         }
+    }
+}
+
+fn parse_rule(text: &str) -> Result<Condition, RuleError> {
+    Condition::parse(text)
+}
+
+fn parse_unknown_flow(text: &str) -> Result<UnknownFlow, String> {
+    match text {
+        "exclude" => Ok(UnknownFlow::Exclude),
+        "mirror" => Ok(UnknownFlow::Mirror),
+        _ => Err(format!("'{text}' is neither exclude nor mirror")),
     }
 }
 

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use agent::filter::Filters;
 use anyhow::{Context, bail};
+use mirror_hook::filter::Action;
 
 use crate::cli::{Cli, Command, MirrorArgs, RunArgs, ServeArgs};
 
@@ -74,6 +76,8 @@ pub(crate) struct Settings {
     pub(crate) ring_bytes: u64,
     /// How long a program's call waits where the ring is full, in milliseconds; 0 but for debugging.
     pub(crate) wait_ms: u32,
+    /// Which processes and connections are mirrored.
+    pub(crate) filters: Filters,
 }
 
 /// Resolves the command line.
@@ -101,6 +105,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
         wait_ms: args.on_full.wait_ms(),
+        filters: filters(args.mirror)?,
     })
 }
 
@@ -119,7 +124,15 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),
         wait_ms: 0,
+        filters: filters(args.mirror)?,
     })
+}
+
+fn filters(args: MirrorArgs) -> anyhow::Result<Filters> {
+    let allows = args.allow.into_iter().map(|rule| (Action::Allow, rule));
+    let denies = args.deny.into_iter().map(|rule| (Action::Deny, rule));
+    Filters::new(allows.chain(denies).collect(), args.unknown_flow)
+        .context("too many filters: --allow and --deny")
 }
 
 fn output_choice(path: PathBuf) -> OutputChoice {

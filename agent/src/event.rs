@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::filter::Policy;
 use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
 
 /// CLOCK_MONOTONIC in nanoseconds, as the hook stamps it.
@@ -64,6 +65,8 @@ pub enum SessionChange<'a> {
         process: &'a Arc<ProcessInfo>,
         /// What is known of it.
         meta: &'a Meta<'a>,
+        /// The filters, as far as they concern the process; `None`: there are none.
+        policy: Option<&'a Arc<Policy>>,
     },
     /// More is known of it. Where its early data turns out to be rejected, the offsets of what is
     /// sent begin again at 0, once: what was sent before was never read.

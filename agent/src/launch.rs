@@ -1,12 +1,14 @@
 //! Starts the program of `run`, hands signals to it, and reaps it and its descendants.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agent::filter::Filters;
 use anyhow::{Context, anyhow};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, wait, waitid};
@@ -44,7 +46,7 @@ impl Exit {
 impl Running {
     /// Starts `program` so that it loads the patched library, asks at `socket`, and counts on a ring of
     /// `ring_bytes`: what it says before the agent has looked is whole, too. Where that is full, its calls
-    /// may wait `wait_ms` milliseconds. With `stdout_to_stderr`
+    /// may wait `wait_ms` milliseconds. It is told the `filters` from its first connection on. With `stdout_to_stderr`
     /// its standard output goes where ours for errors goes.
     ///
     /// This process becomes the reaper of all descendants: they stay in its tree also when their
@@ -57,6 +59,7 @@ impl Running {
         socket: &Path,
         ring_bytes: u64,
         wait_ms: u32,
+        filters: &Filters,
         stdout_to_stderr: bool,
     ) -> anyhow::Result<Self> {
         let [name, arguments @ ..] = program.words.as_slice() else {
@@ -73,7 +76,13 @@ impl Running {
             .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
             .env("SSLCOLLECTOR_RING_BYTES", ring_bytes.to_string())
             .env("SSLCOLLECTOR_WAIT_MS", wait_ms.to_string())
+            // Not those of a run around this one.
+            .env_remove("SSLCOLLECTOR_POLICY")
             .arg0(name);
+        if !filters.is_empty() {
+            let policy = filters.until_answered().context("too many filters")?;
+            command.env("SSLCOLLECTOR_POLICY", hex(&policy));
+        }
         if stdout_to_stderr {
             let stderr = io::stderr().as_fd().try_clone_to_owned();
             command.stdout(Stdio::from(
@@ -132,6 +141,14 @@ impl Running {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 fn exit_of(code: Option<i32>, signal: Option<i32>) -> Option<Exit> {
     code.map(Exit::Status).or(signal.map(Exit::Signal))
 }
@@ -175,9 +192,16 @@ mod tests {
             words: vec!["no-such-program".into()],
             library_dir: "/x".into(),
         };
-        let error = Running::start(&program, Path::new("/x"), 1 << 20, 0, false)
-            .unwrap_err()
-            .to_string();
+        let error = Running::start(
+            &program,
+            Path::new("/x"),
+            1 << 20,
+            0,
+            &Filters::default(),
+            false,
+        )
+        .unwrap_err()
+        .to_string();
         assert_eq!(
             error,
             "can't run no-such-program: no program of that name in PATH"

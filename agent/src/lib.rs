@@ -4,6 +4,7 @@ pub mod cipher;
 pub mod clock;
 pub mod escape;
 pub mod event;
+pub mod filter;
 pub mod flow;
 pub mod forge;
 pub mod intake;

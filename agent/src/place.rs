@@ -67,6 +67,7 @@ impl Place {
         config.ring_bytes = settings.ring_bytes;
         config.promised = matches!(settings.mode, Mode::Run(_));
         config.wait_ms = settings.wait_ms;
+        config.filters = settings.filters.clone();
         if self.is_root {
             config.listen.mode = 0o666;
         }

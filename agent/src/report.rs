@@ -23,7 +23,12 @@ pub(crate) struct Counts {
 impl Counts {
     /// Whether any TLS session was seen at all, forged or not.
     pub(crate) fn saw_tls(&self) -> bool {
-        self.flow.sessions > 0
+        self.flow.sessions > 0 || self.excluded() > 0 || self.intake.processes_excluded() > 0
+    }
+
+    /// Sessions that the filters exclude, wherever that was found.
+    fn excluded(&self) -> u64 {
+        self.intake.excluded + self.flow.excluded
     }
 
     /// Clear text bytes that are known to be missing.
@@ -42,7 +47,7 @@ impl Counts {
     fn first_line(&self, output: &OutputChoice) -> String {
         let mut line = format!(
             "{} of {}, {} of clear text",
-            counted(self.flow.sessions, "session"),
+            counted(self.flow.sessions - self.flow.excluded, "session"),
             counted(self.intake.attached, "process"),
             counted(self.flow.bytes, "byte"),
         );
@@ -124,12 +129,32 @@ impl Counts {
 
     fn limits(&self) -> impl Iterator<Item = String> {
         let flow = &self.flow;
+        let unknown = self.intake.excluded_unknown + flow.excluded_unknown;
         let why = if self.watching {
             "the handshake wasn't seen on a watched interface"
         } else {
             "the library has no socket, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
         };
         [
+            (
+                self.intake.processes_excluded(),
+                format!(
+                    "{} excluded by the filters",
+                    counted(self.intake.processes_excluded(), "process"),
+                ),
+            ),
+            (
+                self.excluded(),
+                format!("{} excluded by the filters", counted(self.excluded(), "session")),
+            ),
+            (
+                unknown,
+                format!(
+                    "{} of them because what a filter asks for wasn't known; for addresses that the library \
+                     doesn't know, --unknown-flow mirror lets sslcollector find out (with the right to capture)",
+                    unknown,
+                ),
+            ),
             (
                 flow.unbound,
                 format!(

@@ -64,6 +64,7 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
                 place.socket(),
                 settings.ring_bytes,
                 settings.wait_ms,
+                &settings.filters,
                 to_stderr,
             )?;
             (

@@ -171,6 +171,10 @@ pub const STATE_READY: u32 = 1;
 /// The agent left in good order, or refused: write no more, and ask again later.
 pub const STATE_DETACHED: u32 = 2;
 
+/// The agent's filters exclude this process: write no more. When it asks again, at whomever, it keeps its
+/// text to itself until it has an answer.
+pub const STATE_EXCLUDED: u32 = 3;
+
 /// Set by the kernel in `owner` when the agent's thread has ended (FUTEX_OWNER_DIED, futex(2)).
 pub const OWNER_DIED: u32 = 0x4000_0000;
 /// Stands in `owner` when the application has given up waiting for the next agent. No thread's id.

@@ -25,7 +25,7 @@ use crate::attach::{self, AttachMessage};
 use crate::config::Settings;
 use crate::filter::{self, Facts, Shared, Verdict};
 use crate::fork;
-use crate::layout::{STATE_WAITING, control};
+use crate::layout::{STATE_EXCLUDED, STATE_WAITING, control};
 use crate::patience::Patience;
 use crate::ring::{Memory, Producer};
 use crate::shm::{self, ForkPage, Mapping, Pointer, Slot};
@@ -282,8 +282,12 @@ fn retire(ring: &Ring) {
 fn remember_filters(ring: &Ring) {
     let memory = ring.producer.memory();
     // Not without an answer: looking there would take a page of this process's memory.
-    let answered = memory.load_u32(control::STATE, Ordering::Acquire) != STATE_WAITING;
-    if answered && filter::is_there(&Shared(memory)) {
+    let filtered = match memory.load_u32(control::STATE, Ordering::Acquire) {
+        STATE_WAITING => false,
+        STATE_EXCLUDED => true,
+        _ => filter::is_there(&Shared(memory)),
+    };
+    if filtered {
         FILTERED.store(true, Ordering::Relaxed);
     }
 }

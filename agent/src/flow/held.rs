@@ -53,8 +53,28 @@ impl Held {
             start: self.text.len(),
             length: bytes.len(),
         };
+        if self.text.capacity() - self.text.len() < bytes.len() {
+            self.grow(bytes.len());
+        }
         self.text.extend_from_slice(bytes);
         self.events.push((at, change));
+    }
+
+    /// Makes room for `more` bytes, and leaves no copy of the text behind.
+    fn grow(&mut self, more: usize) {
+        let capacity = (self.text.len() + more).max(2 * self.text.capacity());
+        let mut larger = Vec::with_capacity(capacity);
+        larger.extend_from_slice(&self.text);
+        wipe(&mut std::mem::replace(&mut self.text, larger));
+    }
+
+    /// Clear text bytes in all.
+    pub(super) fn text_bytes(&self) -> u64 {
+        let lengths = self.events.iter().map(|(_, change)| match change {
+            HeldChange::Data { length, .. } => *length as u64,
+            _ => 0,
+        });
+        lengths.sum()
     }
 
     /// Adds a hole; one that goes on where the last or the last but one ends becomes one with it, so
@@ -127,6 +147,19 @@ impl Held {
             (*at, *change, text)
         })
     }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        wipe(&mut self.text);
+    }
+}
+
+/// Text that nobody is to see stays nowhere.
+fn wipe(text: &mut [u8]) {
+    text.fill(0);
+    // Seen by somebody, so that it isn't left out.
+    std::hint::black_box(text);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use mirror_hook::event::{Announcement, EarlyData, Meta, Role, Transport};
+use mirror_hook::filter::Facts;
 
 use super::binder::Randoms;
 use crate::event::Tuple;
@@ -78,6 +79,20 @@ impl Known {
     /// The handshake is over, and so is the question of early data.
     pub(super) fn is_complete(&self) -> bool {
         self.handshake_done && self.early != EarlyData::Pending
+    }
+
+    /// What the filters ask for, with the addresses `wire` where the process told none.
+    pub(super) fn facts(&self, wire: Option<Tuple>) -> Facts<'_> {
+        let name = self.sni.as_deref().unwrap_or("");
+        let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+        Facts {
+            role: self.role,
+            ends: self
+                .tuple()
+                .or(wire)
+                .map(|tuple| (tuple.client, tuple.server)),
+            name: (self.handshake_done || !name.is_empty()).then_some(name),
+        }
     }
 
     /// The socket's addresses, or those told in their place, if they can be a connection's.

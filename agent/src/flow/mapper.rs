@@ -4,12 +4,14 @@
 //! ```text
 //!            handshake complete,                       Free, Abort, Died
 //!   Waiting ─ addresses known or waited long enough ─> Flowing ────────> gone
-//!      └───── other end already put out ─────────────> Twin ───────────> gone
+//!      ├───── other end already put out ─────────────> Twin ───────────> gone
+//!      └───── the filters exclude it ────────────────> Excluded ───────> gone
 //! ```
 //!
 //! - Text of a waiting session is kept, up to a bound for each session and one for all. A session
 //!   that passes it goes out with placeholder addresses at once: addresses are less than text. Only
 //!   where it isn't known whether the server read the 0-RTT data, what doesn't fit becomes a hole.
+//! - Filters are asked when a flow would begin; what isn't known by then excludes where a rule asks for it.
 //! - Flow ids are SHA-256 of both randoms, cut to 128 bits: the same at both ends and on every host.
 //! - Two sessions of one id and opposite roles are two copies of one connection, see [`super::twin`].
 //!   Two of the same role and one of them inherited are a parent and its child: one flow.
@@ -34,6 +36,7 @@ use crate::event::{
     FlowId, FlowSink, MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey, Side,
     WallTime,
 };
+use crate::filter::Policy;
 
 /// Bounds of a [`Mapper`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +131,11 @@ impl Mapper {
         let at = self.clock.wall(event.at);
         let key = event.session;
         match event.change {
-            SessionChange::Open { process, meta } => self.open(key, at, process, meta, now, sink),
+            SessionChange::Open {
+                process,
+                meta,
+                policy,
+            } => self.open(key, at, process, meta, policy, now, sink),
             SessionChange::Update { meta } => self.update(key, meta, now, sink),
             SessionChange::Data {
                 direction,
@@ -212,12 +219,17 @@ impl Mapper {
         self.held_bytes
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the fields of one event, taken apart by the only caller"
+    )]
     fn open(
         &mut self,
         key: SessionKey,
         at: WallTime,
         process: &Arc<ProcessInfo>,
         meta: &Meta<'_>,
+        policy: Option<&Arc<Policy>>,
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
@@ -254,6 +266,7 @@ impl Mapper {
         let session = Session {
             process: Arc::clone(process),
             known: Known::new(meta),
+            policy: policy.cloned(),
             base: meta.offsets,
             state,
         };
@@ -321,6 +334,7 @@ impl Mapper {
                 self.stats.twin_bytes += length;
                 fingerprint.data(Side::speaker(session.known.role, direction), bytes);
             }
+            State::Excluded => self.stats.excluded_bytes += length,
             State::NotForged => self.stats.not_forged_bytes += length,
         }
     }
@@ -356,7 +370,7 @@ impl Mapper {
                 }
             }
             State::Twin(_, fingerprint) => fingerprint.hole(),
-            State::NotForged => {}
+            State::Excluded | State::NotForged => {}
         }
     }
 
@@ -413,10 +427,10 @@ impl Mapper {
                     self.twin_ended(id, fingerprint);
                 }
             }
-            State::NotForged if over => {
+            State::Excluded | State::NotForged if over => {
                 self.sessions.remove(&key);
             }
-            State::Waiting(_) | State::Twin(..) | State::NotForged => {}
+            State::Waiting(_) | State::Twin(..) | State::Excluded | State::NotForged => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use super::placeholder::placeholder;
 use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
 use crate::event::{Binding, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Side, Tuple};
+use crate::filter::Excluded;
 
 impl Mapper {
     /// Begins the session's flow if all is known that it needs; else sees to it that it doesn't
@@ -173,6 +174,16 @@ impl Mapper {
         let Some((mut session, waiting)) = self.take_waiting(key) else {
             return;
         };
+        if let Some(why) = self.excluded(&session) {
+            self.stats.excluded += 1;
+            self.stats.excluded_unknown += u64::from(why == Excluded::Unknown);
+            self.stats.excluded_bytes += waiting.held.text_bytes();
+            if !waiting.over {
+                session.state = State::Excluded;
+                self.sessions.insert(key, session);
+            }
+            return;
+        }
         let (id, joins) = self.identify(key, &session);
         let state = match joins {
             Joins::Nothing => {
@@ -209,6 +220,18 @@ impl Mapper {
         }
     }
 
+    /// Whether the filters exclude a session of which all is known that will be.
+    fn excluded(&self, session: &Session) -> Option<Excluded> {
+        let policy = session.policy.as_deref()?;
+        let wire = session
+            .known
+            .randoms()
+            .filter(|_| policy.takes_wire())
+            .and_then(|randoms| self.binder.find(&randoms))
+            .map(|wire| wire.tuple);
+        policy.judge(&session.known.facts(wire))
+    }
+
     fn replay(&mut self, session: &mut Session, waiting: &Waiting, sink: &mut dyn FlowSink) {
         let stats = &mut self.stats;
         match &mut session.state {
@@ -241,7 +264,7 @@ impl Mapper {
                     }
                 }
             }
-            State::Waiting(_) | State::NotForged => {}
+            State::Waiting(_) | State::Excluded | State::NotForged => {}
         }
     }
 

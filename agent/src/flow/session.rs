@@ -8,12 +8,15 @@ use super::held::Held;
 use super::known::Known;
 use super::twin::Fingerprint;
 use crate::event::{FlowId, MonotonicTime, ProcessInfo, WallTime};
+use crate::filter::Policy;
 
 /// A session of which the end hasn't come.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) process: Arc<ProcessInfo>,
     pub(super) known: Known,
+    /// The filters, as far as they concern its process.
+    pub(super) policy: Option<Arc<Policy>>,
     /// Stream offsets sent and received at which the session begins.
     pub(super) base: (u64, u64),
     pub(super) state: State,
@@ -26,6 +29,8 @@ pub(super) enum State {
     Flowing(u64),
     /// The other end of this flow is put out.
     Twin(FlowId, Fingerprint),
+    /// The filters exclude it.
+    Excluded,
     NotForged,
 }
 

@@ -48,6 +48,12 @@ pub struct FlowStats {
     pub dtls: u64,
     /// Sessions over QUIC, which aren't forged.
     pub quic: u64,
+    /// Sessions that the filters exclude; the hooks count those of which no text came.
+    pub excluded: u64,
+    /// … of these, because nobody found out what a rule asks for.
+    pub excluded_unknown: u64,
+    /// Clear text bytes of these.
+    pub excluded_bytes: u64,
     /// Clear text bytes of sessions that aren't forged.
     pub not_forged_bytes: u64,
     /// Sessions that ended before their handshake did, without text.

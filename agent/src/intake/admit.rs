@@ -10,6 +10,8 @@ use mirror_hook::ring::{Consumer, Memory};
 use mirror_hook::shm::{MapError, Mapping};
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::filter::Told;
+
 /// Why a process is not read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
@@ -46,6 +48,9 @@ pub enum Refusal {
     /// There are as many rings as there may be.
     #[error("there are too many rings")]
     TooMany,
+    /// The operator's filters.
+    #[error("the filters exclude the process")]
+    Excluded,
     /// Its end couldn't be noticed.
     #[error("the process can't be watched")]
     NotWatched,
@@ -53,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
     /// All, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -68,6 +73,7 @@ impl Refusal {
         Self::Memory,
         Self::Budget,
         Self::TooMany,
+        Self::Excluded,
         Self::NotWatched,
     ];
 
@@ -144,7 +150,8 @@ pub(super) struct Admitted {
 }
 
 /// Checks what a process has sent, and lets its ring be used. `own` makes a thread the ring's owner
-/// (see [`super::owner`]) and tells its id; it is asked once the memory is known to be good.
+/// (see [`super::owner`]) and tells its id; it is asked once the memory is known to be good. `told` are the
+/// filters for this process.
 ///
 /// # Errors
 /// The reason; where the memory could be mapped, its process is told to write no more.
@@ -152,6 +159,7 @@ pub(super) fn admit(
     message: &[u8],
     memfd: OwnedFd,
     budget: &Budget,
+    told: Option<&Told>,
     own: impl FnOnce(BorrowedFd<'_>) -> Option<u32>,
 ) -> Result<Admitted, Refusal> {
     let message = AttachMessage::parse(message)?;
@@ -165,6 +173,14 @@ pub(super) fn admit(
     if granted.is_none() {
         consumer.detach();
         return Err(Refusal::Budget);
+    }
+    if let Some(told) = told {
+        if told.excludes_all {
+            consumer.exclude();
+            forget_text(&memfd, message.data_bytes);
+            return Err(Refusal::Excluded);
+        }
+        consumer.set_policy(&told.page);
     }
     // Before the grant: who may use the ring must be able to see its agent die.
     if let Some(thread_id) = own(memfd.as_fd()) {
@@ -190,6 +206,14 @@ pub(super) fn admit(
         consumer,
         pages,
     })
+}
+
+/// Zeroes the ring of a process that isn't mirrored, and gives its pages back. What one of its threads is
+/// in the middle of copying may come behind this, one record each.
+fn forget_text(memfd: &OwnedFd, data_bytes: u64) {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    // Only a memfd that no hook makes can refuse it.
+    let _ = fallocate(memfd, flags, CONTROL_BYTES as u64, data_bytes);
 }
 
 /// The pages of a ring, which the agent allocates and not the application: they are charged to who
@@ -243,10 +267,12 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mirror_hook::layout::{STATE_DETACHED, STATE_READY};
+    use crate::filter::{Condition, Filters, UnknownFlow};
+    use mirror_hook::filter::Action;
+    use mirror_hook::layout::{POLICY, STATE_DETACHED, STATE_EXCLUDED, STATE_READY};
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
-    use rustix::io::pwrite;
+    use rustix::io::{pread, pwrite};
 
     const MESSAGE: AttachMessage = AttachMessage {
         data_bytes: 1 << 20,
@@ -261,7 +287,7 @@ mod tests {
         memfd: OwnedFd,
         budget: &Budget,
     ) -> Result<(Consumer<Mapping>, Pages), Refusal> {
-        let admitted = super::admit(message, memfd, budget, |_| None)?;
+        let admitted = super::admit(message, memfd, budget, None, |_| None)?;
         Ok((admitted.consumer, admitted.pages))
     }
 
@@ -391,6 +417,45 @@ mod tests {
         let refused = admit(&MESSAGE.encode(), sent, &budget(100 * 1024));
         assert_eq!(refused.unwrap_err(), Refusal::Budget);
         assert_eq!(state(&memfd), STATE_DETACHED);
+    }
+
+    fn told(rules: &[(Action, &str)]) -> Told {
+        let rules = rules
+            .iter()
+            .map(|(action, text)| (*action, Condition::parse(text).unwrap()));
+        let filters = Filters::new(rules.collect(), UnknownFlow::Exclude).unwrap();
+        filters.for_process(0, Some(b"/usr/bin/curl")).unwrap()
+    }
+
+    #[test]
+    fn an_excluded_process_is_told_and_its_text_is_gone() {
+        let memfd = sealed();
+        pwrite(&memfd, b"what it said", CONTROL_BYTES as u64 + 24).unwrap();
+        let sent = memfd.try_clone().unwrap();
+        let told = told(&[(Action::Deny, "exe=curl")]);
+        let message = MESSAGE.encode();
+        let refused = super::admit(&message, sent, &budget(64 << 20), Some(&told), |_| None);
+        assert_eq!(refused.unwrap_err(), Refusal::Excluded);
+        assert_eq!(state(&memfd), STATE_EXCLUDED);
+        let mut left = [1; 64];
+        pread(&memfd, &mut left, CONTROL_BYTES as u64).unwrap();
+        assert_eq!(left, [0; 64]);
+        let blocks = u64::try_from(fstat(&memfd).unwrap().st_blocks).unwrap();
+        assert_eq!(blocks * 512, 4096, "the control page alone");
+    }
+
+    #[test]
+    fn the_policy_stands_in_its_pages() {
+        let memfd = sealed();
+        let sent = memfd.try_clone().unwrap();
+        let told = told(&[(Action::Deny, "port=25")]);
+        let message = MESSAGE.encode();
+        let admitted = super::admit(&message, sent, &budget(64 << 20), Some(&told), |_| None);
+        assert!(admitted.is_ok());
+        assert_eq!(state(&memfd), STATE_READY);
+        let mut page = vec![0; told.page.len()];
+        pread(&memfd, &mut page, POLICY as u64).unwrap();
+        assert_eq!(page, told.page);
     }
 
     #[test]

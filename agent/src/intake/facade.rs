@@ -20,6 +20,7 @@ use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
 use crate::clock::monotonic_now;
 use crate::event::{MonotonicTime, ProcessInfo, SessionEvent};
+use crate::filter::Filters;
 
 /// Doorbell numbers: rings have their own numbers, these can't be one.
 const LISTENER: u64 = u64::MAX - 1;
@@ -64,6 +65,8 @@ pub struct IntakeConfig {
     /// How long a call of theirs may wait where the ring is full, in milliseconds: 0 but for debugging.
     /// A process obeys only if it was started to (`SSLCOLLECTOR_WAIT_MS`).
     pub wait_ms: u32,
+    /// Which processes and connections are mirrored.
+    pub filters: Filters,
     /// Most rings at a time.
     pub max_rings: usize,
     /// Most open connections of one ring.
@@ -85,6 +88,7 @@ impl IntakeConfig {
             budget_bytes: 256 << 20,
             promised: false,
             wait_ms: 0,
+            filters: Filters::default(),
             max_rings: 4096,
             max_connections: 64 * 1024,
         }
@@ -176,6 +180,10 @@ impl Intake {
         }
         outcome.attached = usize::try_from(self.stats.attached - before).unwrap_or(usize::MAX);
         self.sweep(&mut outcome, sink);
+        if outcome.worked && !self.config.filters.is_empty() {
+            // What was read last may be what isn't to be kept.
+            self.buffer.wipe();
+        }
         outcome.worked |= outcome.attached > 0;
         self.idle_sweeps = match outcome.worked {
             true => 0,
@@ -346,6 +354,15 @@ impl Intake {
         {
             return Err(Refusal::NotWatched);
         }
+        let told = match self.config.filters.is_empty() {
+            true => None,
+            false => {
+                let executable = peer.executable();
+                self.config
+                    .filters
+                    .for_process(peer.uid, executable.as_deref())
+            }
+        };
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
             // Where it isn't held its process hears of a clean exit only.
@@ -353,7 +370,7 @@ impl Intake {
             held = Some(ring);
             Some(thread_id)
         };
-        let admitted = admit(&arrival.message, memfd, &self.budget, own);
+        let admitted = admit(&arrival.message, memfd, &self.budget, told.as_ref(), own);
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
@@ -364,7 +381,8 @@ impl Intake {
             }
         };
         let process = Arc::new(peer.info(&admitted.message.name));
-        let tracker = Tracker::new(number, process, self.config.max_connections);
+        let policy = told.map(|told| told.policy);
+        let tracker = Tracker::new(number, process, policy, self.config.max_connections);
         let mut ring = Ring::new(admitted, tracker, watch);
         ring.held = held;
         self.budget.used_bytes += ring.cost_bytes();

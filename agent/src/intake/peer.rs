@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 use mirror_hook::attach::NAME_BYTES;
 use rustix::io::Errno;
@@ -76,6 +77,18 @@ impl Peer {
     pub(super) fn descends_from(&self, ancestor: u32) -> bool {
         let parents = std::iter::successors(Some(self.pid), |pid| parent_of(*pid));
         parents.take(MAX_ANCESTORS).any(|pid| pid == ancestor)
+    }
+
+    /// The whole path of its executable, as the process's own root has it; where it can't be read (the
+    /// process is gone, or another user's), `None`.
+    pub(super) fn executable(&self) -> Option<Vec<u8>> {
+        if self.pid == 0 {
+            return None;
+        }
+        let path = std::fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?;
+        let path = path.into_os_string().into_vec();
+        let kept = path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
+        Some(kept.unwrap_or(path))
     }
 
     /// What people know the process by. `told`: what it says that it was called as it started, for when it

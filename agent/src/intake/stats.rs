@@ -55,12 +55,21 @@ pub struct IntakeStats {
     pub opens_lost: u64,
     /// Clear text bytes of these.
     pub untold_bytes: u64,
+    /// Sessions that the filters exclude, by the hooks' own count.
+    pub excluded: u64,
+    /// … of these, for want of a fact that a rule asks for.
+    pub excluded_unknown: u64,
 }
 
 impl IntakeStats {
-    /// All refusals.
+    /// All refusals but those that the filters ask for.
     pub fn refused_total(&self) -> u64 {
-        self.refused.iter().sum()
+        self.refused.iter().sum::<u64>() - self.processes_excluded()
+    }
+
+    /// Requests of processes that the filters exclude.
+    pub fn processes_excluded(&self) -> u64 {
+        self.refused[Refusal::Excluded.index()]
     }
 
     pub(super) fn refuse(&mut self, reason: Refusal) {
@@ -76,6 +85,8 @@ impl IntakeStats {
             (&mut self.closes_lost, counters.closes_lost),
             (&mut self.opens_lost, counters.opens_lost),
             (&mut self.untold_bytes, counters.untold_bytes),
+            (&mut self.excluded, counters.excluded),
+            (&mut self.excluded_unknown, counters.excluded_unknown),
         ];
         for (sum, value) in pairs {
             *sum = sum.saturating_add(value);

@@ -13,6 +13,7 @@ use mirror_hook::ring::{ClosedConnection, UnfinishedText};
 
 use super::stats::IntakeStats;
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
+use crate::filter::Policy;
 
 /// Takes session events.
 pub(super) type Sink<'s> = dyn FnMut(SessionEvent<'_>) + 's;
@@ -57,6 +58,7 @@ struct Connection {
 pub(super) struct Tracker {
     ring: u64,
     process: Arc<ProcessInfo>,
+    policy: Option<Arc<Policy>>,
     open: HashMap<u64, Connection>,
     /// The highest number that was announced.
     highest: u64,
@@ -64,10 +66,16 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    pub(super) fn new(ring: u64, process: Arc<ProcessInfo>, max_open: usize) -> Self {
+    pub(super) fn new(
+        ring: u64,
+        process: Arc<ProcessInfo>,
+        policy: Option<Arc<Policy>>,
+        max_open: usize,
+    ) -> Self {
         Self {
             ring,
             process,
+            policy,
             open: HashMap::new(),
             highest: 0,
             max_open,
@@ -259,7 +267,12 @@ impl Tracker {
         };
         self.open.insert(number, connection);
         let process = &self.process;
-        sink(self.event(number, at, SessionChange::Open { process, meta }));
+        let change = SessionChange::Open {
+            process,
+            meta,
+            policy: self.policy.as_ref(),
+        };
+        sink(self.event(number, at, change));
         Ok(())
     }
 

@@ -80,7 +80,7 @@ impl Bench {
             name: String::new(),
         });
         Self {
-            tracker: Tracker::new(1, process, max_open),
+            tracker: Tracker::new(1, process, None, max_open),
             stats: IntakeStats::default(),
             checker: Checker::default(),
         }

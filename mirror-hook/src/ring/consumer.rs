@@ -12,7 +12,8 @@ use super::mem::Memory;
 use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, FLAG_RECEIVED, HEADER_BYTES, MAX_DATA_BYTES, MAX_PAYLOAD,
-    RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_READY, control, kind, padded, stamp,
+    POLICY, POLICY_BYTES, RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_EXCLUDED, STATE_READY,
+    control, kind, padded, stamp,
 };
 use crate::sync::Ordering;
 
@@ -136,6 +137,19 @@ impl<M: Memory> Consumer<M> {
     pub fn detach(&self) {
         self.memory
             .store_u32(control::STATE, STATE_DETACHED, Ordering::Release);
+    }
+
+    /// The agent's filters exclude the process: as [`Consumer::detach`], and it is told so.
+    pub fn exclude(&self) {
+        self.memory
+            .store_u32(control::STATE, STATE_EXCLUDED, Ordering::Release);
+    }
+
+    /// Tells the application which connections to mirror: a policy as [`crate::filter::encode`] makes
+    /// it. To be called before the grant, and never again.
+    pub fn set_policy(&self, policy: &[u8]) {
+        self.memory
+            .write(POLICY, &policy[..policy.len().min(POLICY_BYTES)]);
     }
 
     /// Names the thread whose robust list holds the `owner` word (see set_robust_list(2)).

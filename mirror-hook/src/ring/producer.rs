@@ -7,7 +7,7 @@ use super::cursor::{Span, used};
 use super::mem::Memory;
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, RecordWord,
-    STATE_DETACHED, STATE_READY, STATE_WAITING, control, padded, stamp,
+    STATE_DETACHED, STATE_EXCLUDED, STATE_READY, STATE_WAITING, control, padded, stamp,
 };
 use crate::sync::{AtomicU64, Ordering};
 
@@ -271,7 +271,7 @@ impl<M: Memory> Producer<M> {
                     })
                     .ok_or(Refused::Hostile)
             }
-            STATE_DETACHED => Err(Refused::Detached),
+            STATE_DETACHED | STATE_EXCLUDED => Err(Refused::Detached),
             _ => Err(Refused::Hostile),
         }
     }
