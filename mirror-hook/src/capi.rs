@@ -20,7 +20,7 @@ use crate::hook::Conn;
 use crate::process;
 
 mod told;
-use told::{both, bytes_at, direction_of};
+use told::{bytes_at, direction_of, told};
 
 /// The process sent the ClientHello.
 pub const MIRROR_HOOK_CLIENT: u8 = 1;
@@ -174,9 +174,7 @@ pub unsafe extern "C" fn mirror_hook_open(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
-            conn.open_now(&mut info);
-        }
+        unsafe { told(conn, info, Conn::open_now) }
     })
 }
 
@@ -191,9 +189,7 @@ pub unsafe extern "C" fn mirror_hook_update(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
-            conn.update_now(&mut info);
-        }
+        unsafe { told(conn, info, Conn::update_now) }
     })
 }
 
@@ -273,9 +269,7 @@ pub unsafe extern "C" fn mirror_hook_early_rejected(
 ) {
     entry!({
         // SAFETY: by the contract above.
-        if let Some((conn, mut info)) = unsafe { both(conn, info) } {
-            conn.early_rejected_now(&mut info);
-        }
+        unsafe { told(conn, info, Conn::early_rejected_now) }
     })
 }
 

@@ -64,6 +64,7 @@ impl Place {
 }
 
 /// Writes an OPEN; `false`: there is no room, try again later.
+#[inline(never)]
 pub(crate) fn write_open(ring: &Ring, connection: u64, meta: &Meta<'_>) -> bool {
     let record = record(kind::OPEN, connection, process::now_ns());
     let parts = [&meta.encode_fixed()[..], meta.sni, meta.alpn];
@@ -77,6 +78,7 @@ pub(crate) fn write_open(ring: &Ring, connection: u64, meta: &Meta<'_>) -> bool 
 }
 
 /// Writes an UPDATE; `false`: there is no room, try again later.
+#[inline(never)]
 pub(crate) fn write_update(ring: &Ring, connection: u64, meta: &Meta<'_>) -> bool {
     let record = record(kind::UPDATE, connection, process::now_ns());
     let parts = [&meta.encode_fixed()[..], meta.sni, meta.alpn];

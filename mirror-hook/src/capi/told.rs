@@ -23,80 +23,92 @@ pub(super) fn direction_of(code: c_int) -> Option<Direction> {
     }
 }
 
-/// The connection and what is told of it, unless either is missing or makes no sense.
+/// Hands what is told of a connection to `tell`, unless it or the connection is missing, or makes no
+/// sense. An [`Info`] is large for a stack that isn't ours: it is made here, once, and passed by
+/// reference.
 ///
 /// # Safety
 /// As `mirror_hook_open`.
-pub(super) unsafe fn both<'a>(
+pub(super) unsafe fn told(
     conn: *mut mirror_hook_conn,
     info: *const mirror_hook_info,
-) -> Option<(&'a mut Conn, Info<'a>)> {
+    tell: impl FnOnce(&mut Conn, &mut Info<'_>),
+) {
     // SAFETY: by the caller's contract; the layouts are the same.
-    let conn = unsafe { conn.cast::<Conn>().as_mut() }?;
+    let Some(conn) = (unsafe { conn.cast::<Conn>().as_mut() }) else {
+        return;
+    };
     // SAFETY: every version of the structure begins with its size.
-    let size = unsafe { info.cast::<u32>().as_ref() }?;
-    if usize::try_from(*size).ok()? < size_of::<mirror_hook_info>() {
-        return None;
+    let size = unsafe { info.cast::<u32>().as_ref() };
+    let size = size.and_then(|size| usize::try_from(*size).ok());
+    if size.is_none_or(|size| size < size_of::<mirror_hook_info>()) {
+        return;
     }
     // SAFETY: by the caller's contract, and as large as this version's.
-    let info = unsafe { info.as_ref() }?;
+    let Some(told) = (unsafe { info.as_ref() }) else {
+        return;
+    };
+    let Some(role) = role_of(told) else {
+        return;
+    };
+    let mut info = Info {
+        meta: Meta::new(role),
+        socket: None,
+    };
     // SAFETY: by the caller's contract.
-    let info = unsafe { read_info(info) }?;
-    Some((conn, info))
+    if unsafe { fill_in(&mut info, told) } {
+        tell(conn, &mut info);
+    }
 }
 
+fn role_of(told: &mirror_hook_info) -> Option<Role> {
+    match told.role {
+        MIRROR_HOOK_CLIENT => Some(Role::Client),
+        MIRROR_HOOK_SERVER => Some(Role::Server),
+        _ => None,
+    }
+}
+
+/// False: it makes no sense.
+///
 /// # Safety
-/// The pointers are NULL or valid for their lengths.
-unsafe fn read_info(info: &mirror_hook_info) -> Option<Info<'_>> {
-    let role = match info.role {
-        MIRROR_HOOK_CLIENT => Role::Client,
-        MIRROR_HOOK_SERVER => Role::Server,
-        _ => return None,
-    };
-    let transport = match info.transport {
+/// The pointers are NULL or valid for their lengths while `info` is in use.
+unsafe fn fill_in<'a>(info: &mut Info<'a>, told: &'a mirror_hook_info) -> bool {
+    let meta = &mut info.meta;
+    meta.transport = match told.transport {
         0 | MIRROR_HOOK_TCP => Transport::Tcp,
         MIRROR_HOOK_DTLS => Transport::Dtls,
         MIRROR_HOOK_QUIC => Transport::Quic,
-        _ => return None,
+        _ => return false,
     };
-    let early = match info.early {
+    meta.early = match told.early {
         MIRROR_HOOK_EARLY_PENDING => EarlyData::Pending,
         MIRROR_HOOK_EARLY_ACCEPTED => EarlyData::Accepted,
         MIRROR_HOOK_EARLY_REJECTED => EarlyData::Rejected,
         _ => EarlyData::None,
     };
+    meta.handshake_done = told.flags & MIRROR_HOOK_HANDSHAKE_DONE != 0;
+    meta.resumed = told.flags & MIRROR_HOOK_RESUMED != 0;
+    meta.tls_version = Some(told.tls_version).filter(|version| *version != 0);
+    meta.cipher = Some(told.cipher).filter(|cipher| *cipher != 0);
+    meta.addresses = told_addresses(told);
+    meta.addresses_told = meta.addresses.is_some();
     // SAFETY: NULL or 32 bytes, by the caller's contract.
-    let client_random = unsafe { info.client_random.cast::<[u8; 32]>().as_ref() };
+    meta.client_random = unsafe { told.client_random.cast::<[u8; 32]>().as_ref() }.copied();
     // SAFETY: as above.
-    let server_random = unsafe { info.server_random.cast::<[u8; 32]>().as_ref() };
+    meta.server_random = unsafe { told.server_random.cast::<[u8; 32]>().as_ref() }.copied();
+    let wire_known = told.wire_read != u64::MAX && told.wire_written != u64::MAX;
+    meta.wire_counts = wire_known.then_some((told.wire_read, told.wire_written));
     // SAFETY: by the caller's contract; a shorter length is valid, too.
-    let sni = unsafe { bytes_at(info.sni.cast(), info.sni_length.min(MAX_SNI)) };
+    meta.sni = unsafe { bytes_at(told.sni.cast(), told.sni_length.min(MAX_SNI)) };
     // SAFETY: as above.
-    let alpn = unsafe { bytes_at(info.alpn, info.alpn_length.min(MAX_ALPN)) };
-    let fd = [info.write_fd, info.read_fd]
+    meta.alpn = unsafe { bytes_at(told.alpn, told.alpn_length.min(MAX_ALPN)) };
+    let fd = [told.write_fd, told.read_fd]
         .into_iter()
         .find(|fd| *fd >= 0);
     // SAFETY: not -1. The caller says that it is open; were it not, system calls on it would fail.
-    let socket = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
-    let wire_known = info.wire_read != u64::MAX && info.wire_written != u64::MAX;
-    let addresses = told_addresses(info);
-    let meta = Meta {
-        transport,
-        early,
-        handshake_done: info.flags & MIRROR_HOOK_HANDSHAKE_DONE != 0,
-        resumed: info.flags & MIRROR_HOOK_RESUMED != 0,
-        tls_version: Some(info.tls_version).filter(|version| *version != 0),
-        cipher: Some(info.cipher).filter(|cipher| *cipher != 0),
-        addresses,
-        addresses_told: addresses.is_some(),
-        client_random: client_random.copied(),
-        server_random: server_random.copied(),
-        wire_counts: wire_known.then_some((info.wire_read, info.wire_written)),
-        sni,
-        alpn,
-        ..Meta::new(role)
-    };
-    Some(Info { meta, socket })
+    info.socket = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    true
 }
 
 fn told_addresses(info: &mirror_hook_info) -> Option<(SocketAddr, SocketAddr)> {

@@ -147,20 +147,15 @@ impl<'a> Meta<'a> {
             put(50, &peer.port().to_ne_bytes());
         }
         put(52, &self.forks.to_ne_bytes());
-        let words = [
-            (56, self.cookies.map(|cookies| cookies.0)),
-            (64, self.cookies.map(|cookies| cookies.1)),
-            (136, self.wire_counts.map(|counts| counts.0)),
-            (144, self.wire_counts.map(|counts| counts.1)),
-            (152, self.clear_prefix_sent),
-            (160, Some(self.offsets.0)),
-            (168, Some(self.offsets.1)),
-            (176, self.parent.map(|parent| parent.0)),
-            (184, self.parent.map(|parent| parent.1)),
-        ];
-        for (at, word) in words {
-            put(at, &word.unwrap_or(0).to_ne_bytes());
-        }
+        let mut put_pair = |at: usize, pair: (u64, u64)| {
+            put(at, &pair.0.to_ne_bytes());
+            put(at + 8, &pair.1.to_ne_bytes());
+        };
+        put_pair(56, self.cookies.unwrap_or_default());
+        put_pair(136, self.wire_counts.unwrap_or_default());
+        put_pair(160, self.offsets);
+        put_pair(176, self.parent.unwrap_or_default());
+        put(152, &self.clear_prefix_sent.unwrap_or(0).to_ne_bytes());
         put(72, &self.client_random.unwrap_or([0; 32]));
         put(104, &self.server_random.unwrap_or([0; 32]));
         out
