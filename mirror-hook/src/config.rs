@@ -78,12 +78,22 @@ impl Settings {
                 .and_then(|uid| uid.to_str()?.parse().ok()),
             promised_bytes,
             wait_ms,
-            policy: variable("SSLCOLLECTOR_POLICY").map_or_else(Box::default, |told| {
-                // What can't be read may exclude anything: then nothing goes ahead of the answer.
-                from_hex(told.as_bytes()).unwrap_or_else(|| Box::from(filter::UNTIL_ANSWERED))
-            }),
+            policy: variable("SSLCOLLECTOR_POLICY").map_or_else(Box::default, policy),
         })
     }
+}
+
+/// What is told, for this executable.
+fn policy(told: OsString) -> Box<[u8]> {
+    // What can't be read may exclude anything: then nothing goes ahead of the answer.
+    let Some(mut policy) = from_hex(told.as_bytes()) else {
+        return Box::from(filter::UNTIL_ANSWERED);
+    };
+    // Where that can't be read (no /proc), the rules that ask for it stay open until the answer.
+    if let Ok(path) = std::fs::read_link("/proc/self/exe") {
+        filter::settle(&mut policy, path.as_os_str().as_bytes());
+    }
+    policy
 }
 
 fn from_hex(text: &[u8]) -> Option<Box<[u8]>> {

@@ -18,6 +18,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -100,10 +101,11 @@ impl Ring {
             return filter::decide(&Shared(self.producer.memory()), facts);
         }
         let told = SETTINGS.get().map_or(&[][..], |settings| &settings.policy);
-        match FILTERED.load(Ordering::Relaxed) {
-            true if told.is_empty() => filter::decide(filter::UNTIL_ANSWERED, facts),
-            _ => filter::decide(told, facts),
+        if told.is_empty() && FILTERED.load(Ordering::Relaxed) {
+            return filter::decide(filter::UNTIL_ANSWERED, facts);
         }
+        let uid = (!told.is_empty()).then(|| geteuid().as_raw());
+        filter::decide(told, &Facts { uid, ..*facts })
     }
 
     /// Adds to a counter of the control page.

@@ -20,6 +20,7 @@ pub mod exchange;
 pub mod faults;
 pub mod haproxy;
 pub mod judges;
+pub mod memory;
 pub mod native;
 pub mod nginx;
 pub mod place;

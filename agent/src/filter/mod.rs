@@ -10,18 +10,16 @@
 //! ring, and here again before a session's flow begins: of what the hook wrote before it knew the rules,
 //! and of sessions whose addresses it can't know.
 
-mod glob;
 mod parse;
 
 #[cfg(test)]
 mod tests;
 
-pub use glob::Glob;
 pub use parse::{Condition, RuleError};
 
 use std::sync::Arc;
 
-use mirror_hook::filter::{Action, EncodeError, Facts, Rule, Verdict, decide, encode};
+use mirror_hook::filter::{Action, EncodeError, Facts, Process, Rule, Verdict, decide, encode};
 
 /// What becomes of a session whose addresses aren't known when it begins, where a rule asks for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,8 +87,8 @@ impl Filters {
         self.rules.is_empty()
     }
 
-    /// For a hook which begins before the agent knows its process: the same policy, whose conditions on
-    /// the process it can't decide.
+    /// For a hook which begins before the agent knows its process: the same policy, with the conditions on
+    /// the process.
     ///
     /// # Errors
     /// It doesn't fit; not after [`Filters::new`].
@@ -101,7 +99,7 @@ impl Filters {
             .map(|(action, condition)| Rule {
                 action: *action,
                 flow: condition.flow.clone(),
-                needs_process: condition.asks_process(),
+                process: condition.process.clone(),
             })
             .collect();
         encode(&rules, self.lists_allowed(), self.mirrors_unknown())
@@ -114,8 +112,9 @@ impl Filters {
             return None;
         }
         let holding = self.rules.iter().filter(|(action, condition)| {
-            let user = condition.uid.is_none_or(|wanted| wanted == uid);
-            let program = condition.executable.as_ref().is_none_or(|wanted| {
+            let wanted = &condition.process;
+            let user = wanted.uid.is_none_or(|wanted| wanted == uid);
+            let program = wanted.executable.as_ref().is_none_or(|wanted| {
                 executable.map_or(*action == Action::Deny, |path| wanted.matches(path))
             });
             user && program
@@ -124,7 +123,7 @@ impl Filters {
             .map(|(action, condition)| Rule {
                 action: *action,
                 flow: condition.flow.clone(),
-                needs_process: false,
+                process: Process::default(),
             })
             .collect();
         let fits_all = |rule: &Rule| rule.flow == mirror_hook::filter::Flow::default();

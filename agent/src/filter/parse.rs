@@ -4,17 +4,13 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use mirror_hook::event::Role;
-use mirror_hook::filter::{End, Flow, NamePattern, Network};
-
-use super::Glob;
+use mirror_hook::filter::{End, Flow, Glob, NamePattern, Network, Process};
 
 /// Conditions that have to hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// The executable.
-    pub executable: Option<Glob>,
-    /// The user.
-    pub uid: Option<u32>,
+    /// The process.
+    pub process: Process,
     /// The connection.
     pub flow: Flow,
 }
@@ -32,11 +28,6 @@ pub struct RuleError {
 const KEYS: &str = "exe, uid, port, net, client-net, server-net, sni, role";
 
 impl Condition {
-    /// Whether something in it depends on the process.
-    pub(super) fn asks_process(&self) -> bool {
-        self.executable.is_some() || self.uid.is_some()
-    }
-
     /// Reads conditions joined by commas; `all` is none: every connection.
     ///
     /// # Errors
@@ -70,8 +61,8 @@ impl Condition {
     fn add(&mut self, key: &str, value: &str) -> Result<(), Wrong> {
         let flow = &mut self.flow;
         let twice = match key {
-            "exe" => self.executable.replace(Glob::new(value)).is_some(),
-            "uid" => self.uid.replace(uid(value)?).is_some(),
+            "exe" => self.process.executable.replace(Glob::new(value)).is_some(),
+            "uid" => self.process.uid.replace(uid(value)?).is_some(),
             "port" => flow.ports.replace(ports(value)?).is_some(),
             "net" | "client-net" | "server-net" => {
                 let end = match key {

@@ -1,5 +1,5 @@
 use mirror_hook::event::Role;
-use mirror_hook::filter::{End, NamePattern, Network};
+use mirror_hook::filter::{End, Glob, NamePattern, Network};
 
 use super::*;
 
@@ -12,8 +12,8 @@ fn a_rule_with_everything() {
     let rule = parsed(
         "exe=/usr/sbin/nginx,uid=33,port=443-444,server-net=10.0.0.0/8,sni=*.Example.com,role=server",
     );
-    assert_eq!(rule.executable, Some(Glob::new("/usr/sbin/nginx")));
-    assert_eq!(rule.uid, Some(33));
+    assert_eq!(rule.process.executable, Some(Glob::new("/usr/sbin/nginx")));
+    assert_eq!(rule.process.uid, Some(33));
     assert_eq!(rule.flow.ports, Some(443..=444));
     let network = Network {
         address: "10.0.0.0".parse().unwrap(),
@@ -81,6 +81,7 @@ fn client(port: u16) -> Facts<'static> {
         role: Role::Client,
         ends: Some((([192, 0, 2, 1], 5000).into(), ([192, 0, 2, 2], port).into())),
         name: Some(b"example.com"),
+        uid: None,
     }
 }
 

@@ -92,6 +92,7 @@ impl Known {
                 .or(wire)
                 .map(|tuple| (tuple.client, tuple.server)),
             name: (self.handshake_done || !name.is_empty()).then_some(name),
+            uid: None,
         }
     }
 

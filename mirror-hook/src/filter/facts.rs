@@ -13,6 +13,8 @@ pub struct Facts<'a> {
     pub ends: Option<(SocketAddr, SocketAddr)>,
     /// The server name; empty: the client named none; `None`: not known yet.
     pub name: Option<&'a [u8]>,
+    /// The process's user, where the policy may ask for it.
+    pub uid: Option<u32>,
 }
 
 impl<'a> Facts<'a> {
@@ -26,6 +28,7 @@ impl<'a> Facts<'a> {
                 .and_then(|(local, peer)| ends(meta.role, local, peer)),
             // Before the handshake's end, none may only mean not yet.
             name: (meta.handshake_done || !name.is_empty()).then_some(name),
+            uid: None,
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! The agent writes the policy before it answers (STATE_READY), and never again into this ring. What
 //! depends on the process, its executable and its user, the agent has settled by then: only rules that
-//! hold for this process are here. All integers are in the byte order of the machine.
+//! hold for this process are here. A policy that `sslcollector run` tells through the environment has
+//! those conditions, too; the hook settles the executable as it starts. All integers are in the byte order of the machine.
 //!
 //! ```text
 //!   offset in the pages
@@ -12,8 +13,8 @@
 //!   8     u32  flags            1 ALLOW_LISTED: what no `allow` names is excluded
 //!                               2 MIRROR_UNKNOWN: where only the addresses are missing, mirror: the
 //!                               agent decides when it has found them
-//!   64    rules of 32 bytes
-//!   4160  names, one behind the other, in small letters
+//!   64    rules of 40 bytes
+//!   5184  names, one behind the other, in small letters
 //!
 //!   a rule
 //!   0   u8  action: 1 allow, 2 deny       1   u8  conditions: bits of `condition`; all must hold
@@ -23,6 +24,7 @@
 //!   11  u8  network: leading bits         12  u8  network's family: 4, 6
 //!   13  u8  whose address: 0 either, 1 client, 2 server                       14 u16 0
 //!   16  [u8; 16] network's address (IPv4: the first 4)
+//!   32  u32 user                          36  u16 executable's offset in the names, 38 u16 its length
 //! ```
 //!
 //! `deny` comes before `allow`, whichever order they stand in: a connection that any `deny` fits is
@@ -36,13 +38,18 @@
 //! [`MAX_RULES`] are looked at, and what can't be a rule excludes.
 
 mod facts;
+mod glob;
 mod rule;
+mod settle;
 
 #[cfg(test)]
 mod tests;
 
 pub use facts::Facts;
-pub use rule::{Action, EncodeError, End, Flow, NamePattern, Network, Rule, encode};
+pub use glob::Glob;
+pub use rule::{Action, EncodeError, End, Flow, NamePattern, Network, Process, Rule, encode};
+
+pub(crate) use settle::settle;
 
 use crate::event::Role;
 use crate::layout::{POLICY, POLICY_BYTES};
@@ -57,7 +64,7 @@ const VERSION: u32 = 1;
 const ALLOW_LISTED: u32 = 1;
 const MIRROR_UNKNOWN: u32 = 1 << 1;
 const RULES: usize = 64;
-const RULE_BYTES: usize = 32;
+const RULE_BYTES: usize = 40;
 const NAMES: usize = RULES + MAX_RULES * RULE_BYTES;
 
 const ALLOW: u8 = 1;
@@ -72,9 +79,10 @@ mod condition {
     pub(super) const PORT: u8 = 1 << 1;
     pub(super) const NETWORK: u8 = 1 << 2;
     pub(super) const NAME: u8 = 1 << 3;
-    /// Something that only the agent can see: unknown to whoever reads it here.
-    pub(super) const PROCESS: u8 = 1 << 4;
-    pub(super) const ALL: u8 = (1 << 5) - 1;
+    pub(super) const USER: u8 = 1 << 4;
+    /// Not yet settled: unknown to whoever reads it here.
+    pub(super) const EXECUTABLE: u8 = 1 << 5;
+    pub(super) const ALL: u8 = (1 << 6) - 1;
 }
 
 /// A policy under which every connection is [`Verdict::Unknown`]: only the agent knows.
@@ -91,7 +99,7 @@ const fn until_answered() -> [u8; RULES + RULE_BYTES] {
         index += 1;
     }
     out[RULES] = DENY;
-    out[RULES + 1] = condition::PROCESS;
+    out[RULES + 1] = condition::EXECUTABLE;
     out
 }
 
@@ -113,7 +121,7 @@ pub struct Missing {
     pub addresses: bool,
     /// The server name.
     pub name: bool,
-    /// What the agent knows of the process.
+    /// The process's executable or user.
     pub process: bool,
 }
 
@@ -290,7 +298,14 @@ fn fits<P: Policy + ?Sized>(rule: &[u8; RULE_BYTES], policy: &P, facts: &Facts<'
             return Fit::No;
         }
     }
-    missing.process = has(condition::PROCESS);
+    if has(condition::USER) {
+        match facts.uid {
+            None => missing.process = true,
+            Some(uid) if uid != u32::from_ne_bytes(array(rule, 32)) => return Fit::No,
+            Some(_) => {}
+        }
+    }
+    missing.process |= has(condition::EXECUTABLE);
     match missing {
         Missing::NOTHING => Fit::Yes,
         missing => Fit::Unknown(missing),

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::{
-    ALLOW, ALLOW_LISTED, DENY, MAX_RULES, MIRROR_UNKNOWN, NAME_ENDS, NAME_IS, NAME_IS_THERE, NAMES,
-    NAMES_BYTES, RULE_BYTES, RULES, VERSION, array, condition,
+    ALLOW, ALLOW_LISTED, DENY, Glob, MAX_RULES, MIRROR_UNKNOWN, NAME_ENDS, NAME_IS, NAME_IS_THERE,
+    NAMES, NAMES_BYTES, RULE_BYTES, RULES, VERSION, array, condition,
 };
 use crate::event::Role;
 
@@ -25,8 +25,8 @@ pub struct Rule {
     pub action: Action,
     /// On what.
     pub flow: Flow,
-    /// It has conditions on the process, which whoever reads the policy doesn't know of.
-    pub needs_process: bool,
+    /// On which process: where that isn't settled before it is told.
+    pub process: Process,
 }
 
 /// Conditions on a connection; `None` is no condition.
@@ -40,6 +40,15 @@ pub struct Flow {
     pub network: Option<(End, Network)>,
     /// The server name.
     pub name: Option<NamePattern>,
+}
+
+/// Conditions on a process; `None` is no condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// The path of the executable.
+    pub executable: Option<Glob>,
+    /// The user's number.
+    pub uid: Option<u32>,
 }
 
 /// Whose address is meant.
@@ -80,7 +89,9 @@ pub enum EncodeError {
     #[error("{0} rules, more than {MAX_RULES}")]
     TooManyRules(usize),
     /// Too much in their names.
-    #[error("the rules' server names have {0} bytes in all, more than {NAMES_BYTES}")]
+    #[error(
+        "the rules' server names and executables have {0} bytes in all, more than {NAMES_BYTES}"
+    )]
     NamesTooLong(usize),
     /// One name is longer than any there is.
     #[error("a server name of {0} bytes: there is none beyond 255")]
@@ -150,12 +161,17 @@ pub fn encode(
         }
         let name_at = out.len() - NAMES;
         out.extend(name.bytes().map(|byte| byte.to_ascii_lowercase()));
+        let executable = rule.process.executable.as_ref().map_or("", Glob::pattern);
+        let executable_at = out.len() - NAMES;
+        out.extend(executable.bytes());
         if out.len() - NAMES > NAMES_BYTES {
             let all = out.len() - NAMES;
             return Err(EncodeError::NamesTooLong(all));
         }
         let at = RULES + index * RULE_BYTES;
-        let encoded = encode_one(rule, name_at as u16, name.len() as u8);
+        let mut encoded = encode_one(rule, name_at as u16, name.len() as u8);
+        encoded[36..38].copy_from_slice(&(executable_at as u16).to_ne_bytes());
+        encoded[38..40].copy_from_slice(&(executable.len() as u16).to_ne_bytes());
         out[at..at + RULE_BYTES].copy_from_slice(&encoded);
     }
     Ok(out)
@@ -167,8 +183,12 @@ fn encode_one(rule: &Rule, name_at: u16, name_length: u8) -> [u8; RULE_BYTES] {
         Action::Allow => ALLOW,
         Action::Deny => DENY,
     };
-    if rule.needs_process {
-        out[1] |= condition::PROCESS;
+    if rule.process.executable.is_some() {
+        out[1] |= condition::EXECUTABLE;
+    }
+    if let Some(uid) = rule.process.uid {
+        out[1] |= condition::USER;
+        out[32..36].copy_from_slice(&uid.to_ne_bytes());
     }
     if let Some(role) = rule.flow.role {
         out[1] |= condition::ROLE;

@@ -15,8 +15,8 @@ fn oracle(rules: &[Rule], allow_listed: bool, mirror_unknown: bool, facts: &Fact
             [(false, false), (false, true), (true, false), (true, true)]
         {
             let fits = |rule: &Rule| {
-                let unknown =
-                    rule.needs_process && !known_not(rule, facts) || asks_missing(rule, facts);
+                let unknown = asks_process(rule, facts) && !known_not(rule, facts)
+                    || asks_missing(rule, facts);
                 match (unknown, rule.action) {
                     _ if known_not(rule, facts) => false,
                     (false, _) => true,
@@ -52,7 +52,7 @@ fn oracle(rules: &[Rule], allow_listed: bool, mirror_unknown: bool, facts: &Fact
         addresses: sum.addresses
             || facts.ends.is_none() && (rule.flow.ports.is_some() || rule.flow.network.is_some()),
         name: sum.name || facts.name.is_none() && rule.flow.name.is_some(),
-        process: sum.process || rule.needs_process,
+        process: sum.process || asks_process(rule, facts),
     });
     match missing {
         Missing {
@@ -64,13 +64,17 @@ fn oracle(rules: &[Rule], allow_listed: bool, mirror_unknown: bool, facts: &Fact
     }
 }
 
+fn asks_process(rule: &Rule, facts: &Facts<'_>) -> bool {
+    rule.process.executable.is_some() || rule.process.uid.is_some() && facts.uid.is_none()
+}
+
 fn asks_missing(rule: &Rule, facts: &Facts<'_>) -> bool {
     let addresses = rule.flow.ports.is_some() || rule.flow.network.is_some();
     facts.ends.is_none() && addresses || facts.name.is_none() && rule.flow.name.is_some()
 }
 
 fn asks_anything(rule: &Rule, facts: &Facts<'_>) -> bool {
-    rule.needs_process || asks_missing(rule, facts)
+    asks_process(rule, facts) || asks_missing(rule, facts)
 }
 
 /// A condition whose fact is there doesn't hold.
@@ -102,7 +106,10 @@ fn known_not(rule: &Rule, facts: &Facts<'_>) -> bool {
                 .is_none_or(str::is_empty),
         })
     });
-    role || ends || name
+    let user = facts
+        .uid
+        .is_some_and(|uid| rule.process.uid.is_some_and(|wanted| wanted != uid));
+    role || ends || name || user
 }
 
 /// Bit by bit.
@@ -193,10 +200,14 @@ fn flow() -> impl Strategy<Value = Flow> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     let action = prop::sample::select(vec![Action::Allow, Action::Deny]);
-    (action, flow(), prop::bool::weighted(0.1)).prop_map(|(action, flow, needs_process)| Rule {
+    let process = (
+        prop::option::weighted(0.1, Just(Glob::new("curl"))),
+        prop::option::weighted(0.2, 0u32..2),
+    );
+    (action, flow(), process).prop_map(|(action, flow, (executable, uid))| Rule {
         action,
         flow,
-        needs_process,
+        process: Process { executable, uid },
     })
 }
 
@@ -209,6 +220,7 @@ proptest! {
         role in prop::sample::select(vec![Role::Client, Role::Server]),
         ends in prop::option::weighted(0.7, ((ip(), 1u16..10), (ip(), 1u16..10))),
         name in prop::option::weighted(0.8, prop::sample::select([&NAMES[..], &[""]].concat())),
+        uid in prop::option::weighted(0.7, 0u32..2),
     ) {
         let allow_listed = others || rules.iter().any(|rule| rule.action == Action::Allow);
         let bytes = encode(&rules, allow_listed, mirror_unknown).unwrap();
@@ -217,11 +229,34 @@ proptest! {
             role,
             ends: ends.map(|(client, server)| (SocketAddr::from(client), SocketAddr::from(server))),
             name: name.map(str::as_bytes),
+            uid,
         };
         prop_assert_eq!(
             decide(&bytes[..], &facts),
             oracle(&rules, allow_listed, mirror_unknown, &facts)
         );
+    }
+
+    /// As if the rules for other executables had never been there.
+    #[test]
+    fn the_executable_is_settled(
+        rules in prop::collection::vec(rule(), 0..6),
+        curl in any::<bool>(),
+    ) {
+        let path: &[u8] = if curl { b"/usr/bin/curl" } else { b"/usr/bin/python3" };
+        let mut settled = encode(&rules, true, false).unwrap();
+        settle(&mut settled, path);
+        let mut rules = rules;
+        rules.retain(|rule| curl || rule.process.executable.is_none());
+        rules.iter_mut().for_each(|rule| rule.process.executable = None);
+        let ends = (([10, 0, 0, 1], 2).into(), ([192, 0, 0, 1], 3).into());
+        for (ends, uid) in [(None, None), (Some(ends), Some(1))] {
+            let facts = Facts { role: Role::Server, ends, name: Some(b"a.example.com"), uid };
+            prop_assert_eq!(
+                decide(&settled[..], &facts),
+                decide(&encode(&rules, true, false).unwrap()[..], &facts)
+            );
+        }
     }
 
     /// Any bytes give a verdict; and those that hold a policy with something changed do, too.
@@ -237,12 +272,17 @@ proptest! {
             role: Role::Client,
             ends: known.then_some(ends),
             name: known.then_some(&[b'x'; 255]),
+            uid: known.then_some(0),
         };
         decide(&bytes[..], &facts);
+        let mut random = bytes;
+        settle(&mut random, b"/usr/bin/curl");
         let mut bytes = encode(&rules, true, false).unwrap();
         for (at, byte) in changes {
             bytes[at] = byte;
         }
+        decide(&bytes[..], &facts);
+        settle(&mut bytes, b"/usr/bin/curl");
         decide(&bytes[..], &facts);
     }
 }
@@ -252,6 +292,7 @@ fn facts() -> Facts<'static> {
         role: Role::Client,
         ends: None,
         name: Some(b""),
+        uid: None,
     }
 }
 
@@ -274,7 +315,7 @@ fn what_isnt_understood_excludes() {
     let allow = Rule {
         action: Action::Allow,
         flow: Flow::default(),
-        needs_process: false,
+        process: Process::default(),
     };
     let good = encode(&[allow], true, false).unwrap();
     assert_eq!(decide(&good[..], &facts()), Verdict::Mirror);
@@ -323,7 +364,7 @@ fn too_much_is_refused() {
             name: Some(NamePattern::Is(name.to_owned())),
             ..Flow::default()
         },
-        needs_process: false,
+        process: Process::default(),
     };
     let many = vec![rule("a"); MAX_RULES + 1];
     assert_eq!(

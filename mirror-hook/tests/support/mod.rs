@@ -101,7 +101,13 @@ impl Agent {
 
     /// Starts this binary as the application of `scenario`.
     pub(crate) fn start(&self, scenario: &str) -> Application {
-        Application::start(scenario, &self.directory.path().join("agent"))
+        self.start_told(scenario, &[])
+    }
+
+    /// The same with something more in its environment.
+    pub(crate) fn start_told(&self, scenario: &str, variables: &[(&str, &str)]) -> Application {
+        let socket = self.directory.path().join("agent");
+        Application::start_told(scenario, &socket, variables)
     }
 
     /// Takes the next ring that is offered; nothing is granted yet.
@@ -211,10 +217,15 @@ pub(crate) struct Application {
 
 impl Application {
     pub(crate) fn start(scenario: &str, socket: &Path) -> Self {
+        Self::start_told(scenario, socket, &[])
+    }
+
+    fn start_told(scenario: &str, socket: &Path, variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "application", "--nocapture"])
             .env(SCENARIO, scenario)
             .env("SSLCOLLECTOR_SOCKET", socket)
+            .envs(variables.iter().copied())
             .env(
                 "SSLCOLLECTOR_AGENT_UID",
                 rustix::process::getuid().as_raw().to_string(),

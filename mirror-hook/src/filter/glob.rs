@@ -3,21 +3,31 @@
 /// A pattern: `*` stands for any number of characters, `/` among them, `?` for one. A pattern without `/`
 /// is about the file's name alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(Vec<u8>);
+pub struct Glob(String);
 
 impl Glob {
     /// Any text is a pattern.
     pub fn new(pattern: &str) -> Self {
-        Self(pattern.as_bytes().to_vec())
+        Self(pattern.to_owned())
+    }
+
+    /// The pattern as text.
+    pub fn pattern(&self) -> &str {
+        &self.0
     }
 
     /// Whether a whole path fits.
     pub fn matches(&self, path: &[u8]) -> bool {
-        let name = || path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-        match self.0.contains(&b'/') {
-            true => fits(&self.0, path),
-            false => fits(&self.0, name()),
-        }
+        fits_path(self.0.as_bytes(), path)
+    }
+}
+
+/// Whether a whole path fits a pattern.
+pub(super) fn fits_path(pattern: &[u8], path: &[u8]) -> bool {
+    let name = || path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    match pattern.contains(&b'/') {
+        true => fits(pattern, path),
+        false => fits(pattern, name()),
     }
 }
 
