@@ -50,6 +50,7 @@ needs() {
 		pg_ctlcluster postgresql
 		psql postgresql-client
 		wrk wrk
+		ab apache2-utils
 		END
         ;;
     libcrypto) cat <<-END

@@ -71,7 +71,16 @@ impl<'a> Scenario<'a> {
     /// # Panics
     /// If it doesn't.
     pub fn agent(&self, capture: &str) -> Process {
+        self.agent_with(capture, &[])
+    }
+
+    /// As [`Scenario::agent`], with options.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn agent_with(&self, capture: &str, options: &[&str]) -> Process {
         let mut command = serve(&self.place.path(capture), &self.socket());
+        command.args(options);
         let mut agent = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()));
         let said = agent.first_words();
         assert!(said.contains("agent.sock"), "{said}");

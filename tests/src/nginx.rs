@@ -121,8 +121,18 @@ impl<'a> Nginx<'a> {
     /// # Panics
     /// If it doesn't start.
     pub fn start(&self) {
+        self.start_with(|_| ());
+    }
+
+    /// As [`Nginx::start`], in an environment that `prepare` makes.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn start_with(&self, prepare: impl FnOnce(&mut Command)) {
         let words = self.command(true);
-        let status = Process::start(Command::new(&words[0]).args(&words[1..])).wait();
+        let mut command = Command::new(&words[0]);
+        prepare(command.args(&words[1..]));
+        let status = Process::start(&mut command).wait();
         assert!(status.success(), "nginx: {status}\n{}", self.errors());
     }
 
@@ -169,12 +179,16 @@ impl<'a> Nginx<'a> {
         });
     }
 
-    /// Process ids of its workers.
+    /// Process ids of its workers, which come a moment after it listens.
     ///
     /// # Panics
     /// If it doesn't run.
     pub fn workers(&self) -> Vec<u32> {
-        children(self.master().expect("nginx runs"))
+        let master = self.master().expect("nginx runs");
+        until("nginx's workers", || {
+            let workers = children(master);
+            (workers.len() >= self.options.workers).then_some(workers)
+        })
     }
 
     /// Lets it end what it has begun, and waits for its end.
