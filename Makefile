@@ -73,6 +73,13 @@ kills: openssl ## KILLS (1000) processes killed in the middle of a write, and on
 	$(CARGO) build -p sslcollector
 	MIRROR_KILLS=$(KILLS) $(CARGO) test -p mirror-tests --test killed
 
+.PHONY: secrets
+HANDSHAKES ?= 10000
+secrets: openssl ## HANDSHAKES (10000) whose secrets must be in no ring, agent or capture
+	@scripts/install-peers.sh build demo test
+	$(CARGO) build -p sslcollector
+	MIRROR_HANDSHAKES=$(HANDSHAKES) $(CARGO) test -p mirror-tests --test secrets
+
 .PHONY: hostile fuzz
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300

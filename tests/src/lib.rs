@@ -24,6 +24,7 @@ pub mod judges;
 pub mod load;
 pub mod memory;
 pub mod native;
+pub mod needles;
 pub mod nginx;
 pub mod place;
 pub mod postgres;
