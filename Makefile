@@ -95,7 +95,7 @@ hostile: install-build ## HOSTILE_SECONDS (300) of overwriting a ring that is in
 
 fuzz: install-build ## FUZZ_SECONDS (60) of made-up input for each fuzz target; needs g++
 	cd fuzz && RUSTC_BOOTSTRAP=1 RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz $(CARGO) build --release --target $(HOST)
-	@for target in ring attach body; do \
+	@for target in ring attach body policy; do \
 		mkdir -p $(TARGET)/fuzz/corpus/$$target; \
 		echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
 		$(TARGET)/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \

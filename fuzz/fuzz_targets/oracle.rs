@@ -5,7 +5,8 @@
 use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::AttachMessage;
-use mirror_hook::event::Body;
+use mirror_hook::event::{Body, Role};
+use mirror_hook::filter::{Facts, Verdict, decide};
 use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAX_PAYLOAD, control, padded};
 use mirror_hook::ring::{Consumer, HeapMemory, Memory, Next, RecordBuffer, RingError};
 
@@ -147,5 +148,40 @@ fn body_of(kind: u8, flags: u8, bytes: &[u8]) {
         }
         Ok(Body::Lost { from, to, .. }) => assert!(from < to),
         Ok(Body::Close { .. }) | Err(_) => {}
+    }
+}
+
+/// A policy as anybody may leave it in the pages: it gives a verdict for every connection, and more
+/// knowledge never turns a firm verdict round.
+pub(crate) fn policy(bytes: &[u8]) {
+    let ends = (
+        ([192, 0, 2, 1], 50_000).into(),
+        ([198, 51, 100, 1], 443).into(),
+    );
+    for role in [Role::Client, Role::Server] {
+        let mut facts = Facts {
+            role,
+            ends: None,
+            name: None,
+            uid: None,
+        };
+        let mut before = decide(bytes, &facts);
+        for fact in 0..3 {
+            match fact {
+                0 => facts.name = Some(b"www.example.com"),
+                1 => facts.ends = Some(ends),
+                _ => facts.uid = Some(0),
+            }
+            let now = decide(bytes, &facts);
+            // MIRROR_UNKNOWN calls what lacks addresses only mirrored: see the flags at 8.
+            let hasty = bytes.get(8).is_some_and(|flags| flags & 2 != 0);
+            match before {
+                Verdict::Mirror if !hasty => assert_eq!(now, Verdict::Mirror),
+                // A rule that can't be one is seen once a fact leads to it.
+                Verdict::Exclude => assert_eq!(now, Verdict::Exclude),
+                Verdict::Mirror | Verdict::Unknown(_) => {}
+            }
+            before = now;
+        }
     }
 }

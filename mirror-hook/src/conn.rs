@@ -1,9 +1,8 @@
 //! The state of one mirrored connection: what it has announced where, and how far its streams are.
 
 use crate::event::{
-    Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Meta, Transport,
+    Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Transport,
 };
-use crate::filter::{Facts, Verdict};
 use crate::guard::{guarded, guarded_apart};
 use crate::hook::{Info, Mirror};
 use crate::layout::control;
@@ -11,6 +10,8 @@ use crate::process::{self, Ring};
 use crate::records::{Place, write_close, write_open, write_update};
 use crate::ring::ClosedConnection;
 use crate::socket::SocketFacts;
+
+mod decide;
 
 /// Mirrors one connection into the process's ring. All zeros before its first use.
 #[derive(Debug, Default)]
@@ -225,59 +226,6 @@ impl Conn {
             ring.count(control::OPENS_DEFERRED, 1);
         }
         self.flags |= OPEN_DEFERRED;
-    }
-
-    /// Whether the decision on it is to be made anew.
-    fn is_undecided(&self, ring: &Ring) -> bool {
-        self.has(INCOMPLETE) || self.has(UNANSWERED) && ring.answered()
-    }
-
-    /// Asks the policy; `false`: this ring is to hear nothing of this connection, for now at least.
-    fn decide(&mut self, ring: &Ring, meta: &Meta<'_>) -> bool {
-        // In this order: should the answer come in between, it is asked for again.
-        let answered = ring.answered();
-        let verdict = ring.judge(answered, &Facts::of(meta));
-        let counted = self.has(COUNTED) && self.instance == ring.instance;
-        self.flags &= !DECISION;
-        if !answered {
-            self.flags |= UNANSWERED;
-        }
-        if verdict == Verdict::Mirror {
-            return true;
-        }
-        self.flags &= !(OPEN_DEFERRED | UPDATE_DEFERRED);
-        self.flags |= EXCLUDED;
-        self.instance = ring.instance;
-        self.connection = 0;
-        let unknown = matches!(verdict, Verdict::Unknown(_));
-        if unknown && !meta.handshake_done {
-            self.flags |= INCOMPLETE;
-        }
-        if counted {
-            self.flags |= COUNTED;
-        } else if !self.has(UNANSWERED | INCOMPLETE) {
-            self.count_excluded(ring, unknown);
-        }
-        false
-    }
-
-    fn count_excluded(&mut self, ring: &Ring, unknown: bool) {
-        self.flags |= COUNTED;
-        ring.count(control::EXCLUDED, 1);
-        if unknown {
-            ring.count(control::EXCLUDED_UNKNOWN, 1);
-        }
-    }
-
-    /// It was announced before the agent had answered, which it has now.
-    fn announced_unanswered(&mut self, ring: &Ring, info: &mut Info<'_>) {
-        self.fill(info);
-        let closed = self.closed(CloseReason::Abort);
-        if self.decide(ring, &info.meta) {
-            return;
-        }
-        // The agent has the same policy, and lets go what it has read.
-        write_close(ring, &closed);
     }
 
     pub(crate) fn update_now(&mut self, info: &mut Info<'_>) {

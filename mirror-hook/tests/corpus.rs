@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::AttachMessage;
 use mirror_hook::event::{CloseReason, Meta, Role};
+use mirror_hook::filter::{Action, End, Flow, Glob, NamePattern, Network, Process, Rule, encode};
 use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, RecordWord, control, kind};
 use mirror_hook::ring::{HeapMemory, Memory, Producer, Record};
 
@@ -56,6 +57,11 @@ fn body() {
 }
 
 #[test]
+fn policy() {
+    run("policy", oracle::policy);
+}
+
+#[test]
 fn the_corpus_is_what_a_hook_writes() {
     let attach = AttachMessage {
         data_bytes: BOOTSTRAP_BYTES,
@@ -88,6 +94,11 @@ fn the_corpus_is_what_a_hook_writes() {
         bytes.extend(body);
         files.push(("body", format!("kind-{kind}"), bytes));
     }
+    files.extend(
+        policies()
+            .into_iter()
+            .map(|(name, bytes)| ("policy", name.to_owned(), bytes)),
+    );
     for (target, name, bytes) in files {
         let path = corpus(target).join(name);
         if std::env::var_os("UPDATE_CORPUS").is_some() {
@@ -143,4 +154,42 @@ fn written() -> (Vec<(u8, Vec<u8>)>, Vec<u8>) {
     memory.read(CONTROL_BYTES, &mut data);
     input.extend(data);
     (bodies, input)
+}
+
+/// Policies with each kind of condition.
+fn policies() -> [(&'static str, Vec<u8>); 2] {
+    let flow = |name| Flow {
+        name: Some(name),
+        ..Flow::default()
+    };
+    let network = Network {
+        address: "198.51.100.0".parse().unwrap(),
+        bits: 24,
+    };
+    let rule = |action, flow, process| Rule {
+        action,
+        flow,
+        process,
+    };
+    let below = NamePattern::EndsWith(".example.com".to_owned());
+    let deny = rule(Action::Deny, flow(below), Process::default());
+    let by_flow = Flow {
+        role: Some(Role::Client),
+        ports: Some(443..=444),
+        network: Some((End::Server, network)),
+        name: Some(NamePattern::Any),
+    };
+    let process = Process {
+        executable: Some(Glob::new("/usr/bin/c*")),
+        uid: Some(0),
+    };
+    let allow = rule(Action::Allow, by_flow, Process::default());
+    let allow_program = rule(Action::Allow, Flow::default(), process);
+    [
+        ("deny", encode(&[deny], false, false).unwrap()),
+        (
+            "allow",
+            encode(&[allow, allow_program], true, true).unwrap(),
+        ),
+    ]
 }

@@ -45,6 +45,8 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
+
 pub use facts::Facts;
 pub use glob::Glob;
 pub use rule::{Action, EncodeError, End, Flow, NamePattern, Network, Process, Rule, encode};
@@ -199,12 +201,15 @@ pub fn decide<P: Policy + ?Sized>(policy: &P, facts: &Facts<'_>) -> Verdict {
     for index in 0..rules {
         let mut rule = [0; RULE_BYTES];
         policy.copy(RULES + index * RULE_BYTES, &mut rule);
-        match (rule[0], fits(&rule, policy, facts)) {
-            (ALLOW | DENY, Fit::No) => {}
-            (ALLOW, Fit::Yes) => allowed = true,
-            (ALLOW, Fit::Unknown(missing)) => allows = allows.or(missing),
-            (DENY, Fit::Unknown(missing)) => denies = denies.or(missing),
-            (DENY, Fit::Yes) | (_, _) => return Verdict::Exclude,
+        if !is_rule(&rule) {
+            return Verdict::Exclude;
+        }
+        match (fits(&rule, policy, facts), rule[0] == ALLOW) {
+            (Fit::No, _) => {}
+            (Fit::Yes, true) => allowed = true,
+            (Fit::Yes, false) => return Verdict::Exclude,
+            (Fit::Unknown(missing), true) => allows = allows.or(missing),
+            (Fit::Unknown(missing), false) => denies = denies.or(missing),
         }
     }
     let missing = match allowed {
@@ -229,23 +234,35 @@ enum Fit {
     No,
     /// None of them is known not to.
     Unknown(Missing),
-    /// It can't be a rule.
-    Never,
+}
+
+/// Whether the agent can have written this. Nothing of it is left to find out when facts come.
+fn is_rule(rule: &[u8; RULE_BYTES]) -> bool {
+    let conditions = rule[1];
+    let holds = |bit, valid: bool| conditions & bit == 0 || valid;
+    matches!(rule[0], ALLOW | DENY)
+        && conditions & !condition::ALL == 0
+        && holds(condition::ROLE, matches!(rule[2], 1 | 2))
+        && holds(
+            condition::NETWORK,
+            rule[13] <= 2 && Network::read(rule).is_some(),
+        )
+        && holds(
+            condition::NAME,
+            (NAME_IS..=NAME_IS_THERE).contains(&rule[3]),
+        )
 }
 
 fn fits<P: Policy + ?Sized>(rule: &[u8; RULE_BYTES], policy: &P, facts: &Facts<'_>) -> Fit {
     let conditions = rule[1];
-    if conditions & !condition::ALL != 0 {
-        return Fit::Never;
-    }
     let has = |bit| conditions & bit != 0;
     let half = |at| u16::from_ne_bytes(array(rule, at));
     let mut missing = Missing::NOTHING;
     if has(condition::ROLE) {
-        let role = match rule[2] {
-            1 => Role::Client,
-            2 => Role::Server,
-            _ => return Fit::Never,
+        let role = if rule[2] == 1 {
+            Role::Client
+        } else {
+            Role::Server
         };
         if role != facts.role {
             return Fit::No;
@@ -259,17 +276,15 @@ fn fits<P: Policy + ?Sized>(rule: &[u8; RULE_BYTES], policy: &P, facts: &Facts<'
         }
     }
     if has(condition::NETWORK) {
-        let Some(network) = Network::read(rule) else {
-            return Fit::Never;
-        };
         match facts.ends {
             None => missing.addresses = true,
             Some((client, server)) => {
+                let network = Network::read(rule);
+                let inside = |end: SocketAddr| network.is_some_and(|one| one.contains(end.ip()));
                 let inside = match rule[13] {
-                    0 => network.contains(client.ip()) || network.contains(server.ip()),
-                    1 => network.contains(client.ip()),
-                    2 => network.contains(server.ip()),
-                    _ => return Fit::Never,
+                    1 => inside(client),
+                    2 => inside(server),
+                    _ => inside(client) || inside(server),
                 };
                 if !inside {
                     return Fit::No;
@@ -291,8 +306,7 @@ fn fits<P: Policy + ?Sized>(rule: &[u8; RULE_BYTES], policy: &P, facts: &Facts<'
                 let before = name.len().checked_sub(length).filter(|before| *before > 0);
                 before.is_some_and(|before| is(policy, at, &name[before..]))
             }
-            NAME_IS_THERE => !name.is_empty(),
-            _ => return Fit::Never,
+            _ => !name.is_empty(),
         };
         if !holds {
             return Fit::No;
