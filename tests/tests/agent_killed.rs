@@ -71,17 +71,51 @@ struct Happened {
     stops: u64,
     /// Agents that had written packets.
     wrote: u64,
+}
+
+/// wrk, one after another.
+struct Load {
+    url: String,
+    wrk: Wrk,
+    /// What those counted that have ended.
     requests: Requests,
+    slices: usize,
+}
+
+impl Load {
+    /// Starts another if one's time is over.
+    fn go_on(&mut self) {
+        if self.wrk.ended() {
+            let next = Wrk::start(&self.url, SLICE_SECONDS);
+            let slice = std::mem::replace(&mut self.wrk, next).stop();
+            self.requests = self.requests.and(slice);
+            self.slices += 1;
+            assert_eq!(self.requests.failed, 0, "{:?}", self.requests);
+        }
+    }
+
+    fn end(self) -> Requests {
+        self.requests.and(self.wrk.stop())
+    }
 }
 
 /// One agent: lives for a while, may stand still for a while, is killed.
-fn one_agent(place: &Place, amount: Amount, random: &mut Random, happened: &mut Happened) {
+fn one_agent(
+    place: &Place,
+    amount: Amount,
+    load: &mut Load,
+    random: &mut Random,
+    happened: &mut Happened,
+) {
     let capture = capture(place);
     let mut agent = Agent::start(place, &capture, &["-I", "none"]).process;
     // Headers alone are smaller.
     let has_written = || std::fs::metadata(&capture).is_ok_and(|file| file.len() > 1000);
     if happened.kills % amount.found == amount.found - 1 {
-        until("packets of a new agent", || has_written().then_some(()));
+        until("packets of a new agent", || {
+            load.go_on();
+            has_written().then_some(())
+        });
     }
     random.sleep_below(80);
     if random.below(5) == 0 {
@@ -133,31 +167,35 @@ fn no_request_fails() {
 
     // As it is once all that nginx allocates for so many connections is there.
     let warm = Wrk::start(&url, 1);
-    let mut happened = Happened {
-        requests: warm_up(warm),
-        ..Happened::default()
-    };
+    let before_kills = warm_up(warm);
+    let mut happened = Happened::default();
     let before = idle(&nginx, &workers);
 
     let begin = Instant::now();
     let mut random = Random(0x5eed_0000_0000_0001);
-    let mut wrk = Wrk::start(&url, SLICE_SECONDS);
-    while happened.kills < amount.kills || happened.requests.good < amount.requests {
+    let mut load = Load {
+        wrk: Wrk::start(&url, SLICE_SECONDS),
+        url,
+        requests: before_kills,
+        slices: 0,
+    };
+    let mut told = 0;
+    while happened.kills < amount.kills || load.requests.good < amount.requests {
         assert!(begin.elapsed() < amount.at_most, "too slow: {happened:?}");
-        one_agent(&place, amount, &mut random, &mut happened);
-        if wrk.ended() {
-            let next = Wrk::start(&url, SLICE_SECONDS);
-            let slice = std::mem::replace(&mut wrk, next).stop();
-            happened.requests = happened.requests.and(slice);
-            assert_eq!(happened.requests.failed, 0, "{happened:?}");
-            if is_soak {
-                eprintln!("soak: {:?}: {happened:?}", begin.elapsed());
-            }
+        load.go_on();
+        one_agent(&place, amount, &mut load, &mut random, &mut happened);
+        if is_soak && load.slices > told {
+            told = load.slices;
+            eprintln!(
+                "soak: {:?}: {happened:?}, {:?}",
+                begin.elapsed(),
+                load.requests
+            );
         }
     }
-    happened.requests = happened.requests.and(wrk.stop());
-    assert_eq!(happened.requests.failed, 0, "{happened:?}");
-    assert!(happened.requests.good > amount.requests, "{happened:?}");
+    let requests = load.end();
+    assert_eq!(requests.failed, 0, "{happened:?}, {requests:?}");
+    assert!(requests.good > amount.requests, "{requests:?}");
     // It wasn't for nothing: agents had been found.
     assert!(
         happened.wrote >= happened.kills / amount.found,
@@ -183,8 +221,8 @@ fn no_request_fails() {
         happened.kills,
         happened.stops,
         happened.wrote,
-        happened.requests.good,
-        happened.requests.failed,
+        requests.good,
+        requests.failed,
         begin.elapsed(),
         before[0].resident_kb,
         after[0].resident_kb,

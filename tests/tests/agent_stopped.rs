@@ -42,7 +42,7 @@ fn every_connection_is_accounted_for() {
     // The worker has found the agent, and has its ring, once the first is whole.
     assert_all_answered(ab(&url, CONNECTIONS), CONNECTIONS);
     until("the first flows", || {
-        (ended(&live_flows(&file)?) == CONNECTIONS).then_some(())
+        (ended(&live_flows(&file)?) >= CONNECTIONS).then_some(())
     });
 
     agent.process.signal(Signal::STOP);
@@ -58,9 +58,9 @@ fn every_connection_is_accounted_for() {
         let (sessions, unheard, bytes) = counts(&agent);
         (sessions == ended && sessions + unheard >= all).then_some((ended, unheard, bytes))
     });
-    // ab begins a few more at its end, on which it says nothing and of which nginx tells nothing.
+    // ab, which was there twice, begins a few more at its end, on which it says nothing and of which nginx tells nothing.
     let silent = mirrored + unheard - all;
-    assert!(silent < CONNECTIONS, "{silent}");
+    assert!(silent < 2 * CONNECTIONS, "{silent}");
     nginx.quit();
     let mut process = agent.process;
     process.signal(Signal::TERM);

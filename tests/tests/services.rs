@@ -18,7 +18,7 @@ const SIZES: [usize; 5] = [0, 1, 16_385, 20_000, 300_000];
 /// Holds all that a process of the scenarios says.
 const RING: &str = "16M";
 /// Times each transfer is made.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 
 fn transfers(upload: &str) -> Vec<Transfer> {
     let post = |size| Transfer {
@@ -69,7 +69,7 @@ fn nginx_with_reloads() {
         let mut transfers = transfers("echo");
         // A worker that is to go closes connections that wait for another request.
         transfers.retain(|transfer| transfer.repeat == 1 && transfer.method() == "GET");
-        let rounds = 10;
+        let rounds = 8;
         let clients = Clients::start(&place, nginx.port, &transfers, rounds);
         for done in (4..transfers.len() * rounds).step_by(8) {
             clients.wait_for(done);
