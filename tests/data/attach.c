@@ -19,7 +19,7 @@
  *     chroot:DIR, hide:DIR  changes the root; covers DIR in a mount namespace of its own
  *     unshare:net|pid   another namespace (of pid: for its children)
  *     limit:fsize|as|nofile:N  of the address space: N more than now
- *     deny:CALL:ERRNO   a seccomp filter that answers this call with this errno
+ *     deny:CALL:ERRNO   a seccomp filter that answers this call with this errno, or kills where that is 0
  *     cgroup:DIR        goes into a control group
  *     closeall:FILE     closes every descriptor, then writes to FILE.0 to FILE.3, which it keeps open
  *
@@ -341,7 +341,7 @@ static void deny(const char *name, unsigned int error)
         struct sock_filter filter[] = {
             BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
             BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i].number, 0, 1),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (error & SECCOMP_RET_DATA)),
+            BPF_STMT(BPF_RET | BPF_K, error ? SECCOMP_RET_ERRNO | (error & SECCOMP_RET_DATA) : SECCOMP_RET_KILL_PROCESS),
             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         };
         struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
