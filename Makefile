@@ -80,6 +80,13 @@ secrets: openssl ## HANDSHAKES (10000) whose secrets must be in no ring, agent o
 	$(CARGO) build -p sslcollector
 	MIRROR_HANDSHAKES=$(HANDSHAKES) $(CARGO) test -p mirror-tests --test secrets
 
+.PHONY: restarts
+RESTARTS ?= 100
+restarts: openssl ## RESTARTS (100) of an agent under load, ended and killed: nothing lost, or exact holes
+	@scripts/install-peers.sh build demo test
+	$(CARGO) build -p sslcollector
+	MIRROR_RESTARTS=$(RESTARTS) $(CARGO) test -p mirror-tests --test restart under_load
+
 .PHONY: hostile fuzz
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300

@@ -31,6 +31,28 @@ pub(crate) enum OutputChoice {
     Summary,
 }
 
+impl OutputChoice {
+    /// The same, or for a file that exists already, another one beside it: `out.pcapng`, `out.2.pcapng` …
+    pub(crate) fn unused(&self) -> Self {
+        let Self::File(path) = self else {
+            return self.clone();
+        };
+        let numbered = |number: u64| match path.extension() {
+            _ if number == 1 => path.clone(),
+            Some(extension) => {
+                let mut end = OsString::from(format!("{number}."));
+                end.push(extension);
+                path.with_extension(end)
+            }
+            None => path.with_extension(number.to_string()),
+        };
+        // A device or a pipe isn't something to be kept.
+        let taken = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file());
+        let free = (1..).map(numbered).find(|path| !taken(path));
+        Self::File(free.unwrap_or_else(|| path.clone()))
+    }
+}
+
 /// Where handshakes are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WatchChoice {
@@ -232,6 +254,19 @@ mod tests {
         let settings = settings(&["-w", "-", "--socket", "/tmp/x"]).unwrap();
         assert_eq!(settings.output, OutputChoice::Stdout);
         assert_eq!(settings.watch, WatchChoice::AnyIfAllowed);
+    }
+
+    #[test]
+    fn a_capture_that_exists_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let next = |name| OutputChoice::File(path(name)).unused();
+        assert_eq!(next("out.pcapng"), OutputChoice::File(path("out.pcapng")));
+        for name in ["out.pcapng", "out.2.pcapng", "bare"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        assert_eq!(next("out.pcapng"), OutputChoice::File(path("out.3.pcapng")));
+        assert_eq!(next("bare"), OutputChoice::File(path("bare.2")));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct SessionEvent<'a> {
 /// What happened in a session.
 ///
 /// For each direction of a session `Data` and `Lost` follow one another without gap or overlap,
-/// beginning at the offset that `Open` gives; intake makes sure of it.
+/// beginning at the offset that `Open` or `Resumed` gives; intake makes sure of it.
 #[derive(Clone, Copy, Debug)]
 pub enum SessionChange<'a> {
     /// It begins, or is announced.
@@ -67,6 +67,17 @@ pub enum SessionChange<'a> {
         meta: &'a Meta<'a>,
         /// The filters, as far as they concern the process; `None`: there are none.
         policy: Option<&'a Arc<Policy>>,
+    },
+    /// It was open when the agent before this one ended, and goes on here.
+    Resumed {
+        /// Whose it is.
+        process: &'a Arc<ProcessInfo>,
+        /// What was known of it; its offsets are those at which it goes on.
+        meta: &'a Meta<'a>,
+        /// The filters, as for `Open`.
+        policy: Option<&'a Arc<Policy>>,
+        /// Where its flow goes on.
+        continued: &'a Continued,
     },
     /// More is known of it. Where its early data turns out to be rejected, the offsets of what is
     /// sent begin again at 0, once: what was sent before was never read.
@@ -99,6 +110,25 @@ pub enum SessionChange<'a> {
     },
     /// The process is gone: the session ends where it stands.
     Died,
+}
+
+/// Where a flow goes on that another agent began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continued {
+    /// Stream offsets, sent and received, from which on it hasn't been passed on. Not below the
+    /// session's own.
+    pub base: (u64, u64),
+    /// Its addresses, if they had been found.
+    pub found: Option<(Tuple, Binding)>,
+}
+
+/// What has become of a session: for the agent that may have to go on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The flow that tells it; none where another copy is told.
+    pub flow: Option<u64>,
+    /// The addresses that it was told with, by the first session of the flow.
+    pub found: Option<(Tuple, Binding)>,
 }
 
 /// An end of a flow.
@@ -197,6 +227,8 @@ pub struct FlowInfo {
     /// Clear bytes that the client sent before TLS began, where that is known: more than 0 is
     /// STARTTLS or a PROXY header, and this flow begins after it.
     pub clear_prefix: Option<u64>,
+    /// Another agent began it: the stream offsets of client and server at which it goes on here.
+    pub continued: Option<(u64, u64)>,
 }
 
 /// Something to be forged.

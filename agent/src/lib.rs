@@ -8,5 +8,6 @@ pub mod filter;
 pub mod flow;
 pub mod forge;
 pub mod intake;
+pub mod keep;
 pub mod output;
 pub mod wire;

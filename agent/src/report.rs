@@ -39,6 +39,7 @@ impl Counts {
     /// The report, a line each. The first says what there is, the others what isn't, and why.
     pub(crate) fn lines(&self, output: &OutputChoice) -> Vec<String> {
         let mut lines = vec![self.first_line(output)];
+        lines.extend(self.continued());
         lines.extend(self.losses());
         lines.extend(self.limits());
         lines
@@ -125,6 +126,18 @@ impl Counts {
         ]
         .into_iter()
         .filter_map(|(count, line)| (count > 0).then_some(line))
+    }
+
+    /// What the agent before had begun.
+    fn continued(&self) -> Option<String> {
+        let intake = &self.intake;
+        (intake.taken_over > 0).then(|| {
+            format!(
+                "{} of {} went on here where the agent before had stopped",
+                counted(intake.resumed, "session"),
+                counted(intake.taken_over, "process"),
+            )
+        })
     }
 
     fn limits(&self) -> impl Iterator<Item = String> {

@@ -8,6 +8,7 @@ use agent::event::WallTime;
 use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig};
 use agent::forge::{ForgeConfig, Mtu, SequenceKey};
 use agent::intake::Intake;
+use agent::keep::{Inherited, Manager};
 use anyhow::Context;
 use rustix::process::Signal;
 
@@ -27,19 +28,43 @@ const IDLE: Duration = Duration::from_millis(20);
 /// After which time whoever still has a ring behind the program's end is said to go on.
 const NOTICE: Duration = Duration::from_millis(500);
 
-/// Mirrors as the settings say. Returns the status to exit with.
+/// Mirrors as the settings say, and goes on with what the service manager has `kept`. Returns the status to exit with.
 ///
 /// # Errors
 /// What made it impossible to begin, or the output fail, with the next step.
-pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
+pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u8> {
     let mut signals = Signals::catch().context("can't catch signals")?;
     let capture = watch(&settings.watch)?;
     let place = Place::make(&settings.mode)?;
+    // What `run` starts is nobody's service.
+    let manager = match settings.mode {
+        Mode::Serve { .. } => Manager::from_environment(),
+        Mode::Run(_) => None,
+    };
+    let keeper = manager.as_ref().filter(|manager| manager.keeps()).cloned();
+    // An agent that goes on where another stopped must not overwrite what that one has written.
+    let output = match &keeper {
+        Some(_) => settings.output.unused(),
+        None => settings.output.clone(),
+    };
+    let column = Column::open(&output, forge_config()?)?;
+    let mut intake = Intake::with_manager(place.intake_config(settings), keeper.clone(), kept)
+        .context("can't listen for programs")?;
+    intake.take_complaints().iter().for_each(|line| say(line));
+    let mapper = MapperConfig {
+        capture: capture.is_some(),
+        first_flow: intake.first_flow(),
+        reports_settled: keeper.is_some(),
+        seed: random()?,
+        ..MapperConfig::default()
+    };
     let mut agent = Agent {
         settings,
-        intake: Intake::new(place.intake_config(settings)).context("can't listen for programs")?,
-        mapper: Mapper::new(mapper_config(capture.is_some())?, Clock::start()),
-        column: Column::open(&settings.output, forge_config()?)?,
+        output,
+        keeps: keeper.is_some(),
+        intake,
+        mapper: Mapper::new(mapper, Clock::start()),
+        column,
         capture,
         broken: None,
     };
@@ -49,7 +74,13 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
                 "serving programs at {}; Ctrl-C ends",
                 socket.display()
             ));
+            if let Some(manager) = &manager {
+                manager.ready();
+            }
             agent.serve(&mut signals);
+            if let Some(manager) = &manager {
+                manager.stopping();
+            }
             (0, None)
         }
         Mode::Run(program) => {
@@ -73,11 +104,9 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
             )
         }
     };
+    let output = agent.output.clone();
     let (counts, broken) = agent.finish();
-    counts
-        .lines(&settings.output)
-        .iter()
-        .for_each(|line| say(line));
+    counts.lines(&output).iter().for_each(|line| say(line));
     if let Some(program) = program.filter(|_| !counts.saw_tls()) {
         say(&format!("no TLS was seen: {}", diagnose(program)));
     }
@@ -89,6 +118,10 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<u8> {
 
 struct Agent<'s> {
     settings: &'s Settings,
+    /// Where packets go.
+    output: OutputChoice,
+    /// The next agent gets the rings.
+    keeps: bool,
     intake: Intake,
     capture: Option<Capture>,
     mapper: Mapper,
@@ -188,6 +221,7 @@ impl Agent<'_> {
             .poll(&mut |event| mapper.session_event(event, now, column))
             .worked;
         mapper.expire(now, column);
+        note_settled(mapper, intake);
         // Whatever has an earlier time than this has been read, or waits in the mapper.
         let complete = WallTime(mapper.wall(now).0.saturating_sub(REORDER_NS));
         let until = mapper
@@ -200,7 +234,8 @@ impl Agent<'_> {
 
     /// Reads what is left, ends what is live, and completes the output.
     fn finish(mut self) -> (Counts, Option<anyhow::Error>) {
-        while self.turn() {}
+        // What the next agent gets needn't be read, and may never end.
+        while !self.keeps && self.turn() {}
         let now = clock::monotonic_now();
         let Self {
             intake,
@@ -210,6 +245,7 @@ impl Agent<'_> {
         } = &mut self;
         intake.shutdown(&mut |event| mapper.session_event(event, now, column));
         mapper.finish(now, column);
+        note_settled(mapper, intake);
         let at = mapper.wall(now);
         let finished = column.finish(at);
         self.note(finished);
@@ -221,7 +257,7 @@ impl Agent<'_> {
         let (Err(error), None) = (result, &self.broken) else {
             return;
         };
-        let output = match &self.settings.output {
+        let output = match &self.output {
             OutputChoice::File(path) => path.display().to_string(),
             OutputChoice::Stdout => "standard output".to_owned(),
             OutputChoice::Summary => "standard error".to_owned(),
@@ -254,7 +290,7 @@ impl Agent<'_> {
 
     fn print_counts(&mut self) {
         self.counts()
-            .lines(&self.settings.output)
+            .lines(&self.output)
             .iter()
             .for_each(|line| say(line));
     }
@@ -280,12 +316,11 @@ fn watch(choice: &WatchChoice) -> anyhow::Result<Option<Capture>> {
     }
 }
 
-fn mapper_config(capture: bool) -> anyhow::Result<MapperConfig> {
-    Ok(MapperConfig {
-        capture,
-        seed: random()?,
-        ..MapperConfig::default()
-    })
+/// What has become of sessions goes where the next agent finds it.
+fn note_settled(mapper: &mut Mapper, intake: &mut Intake) {
+    for (key, settled) in mapper.take_settled() {
+        intake.settled(key, &settled);
+    }
 }
 
 fn forge_config() -> anyhow::Result<ForgeConfig> {

@@ -39,6 +39,8 @@ pub(crate) struct Ring {
     pub(crate) instance: u64,
     next_connection: AtomicU64,
     attached_ns: u64,
+    /// Since when its agent is gone and the next one awaited, or 0.
+    orphaned_ns: AtomicU64,
     /// How long a call waits where it is full.
     pub(crate) patience: Patience,
 }
@@ -48,6 +50,8 @@ const COUNT_BITS: u32 = 16;
 
 /// How long an agent may leave a ring without an answer before the process asks anew.
 const PATIENCE_NS: u64 = 10_000_000_000;
+/// How long the next agent is awaited that is to get a kept ring.
+const HEIR_PATIENCE_NS: u64 = 60_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Longest time between two attempts to find an agent.
 const MAX_PAUSE_S: u32 = 60;
@@ -261,7 +265,22 @@ fn attach(now: bool) {
 /// Nothing will be read from this ring any more, as far as can be told.
 fn over(ring: &Ring) -> bool {
     ring.producer.detached()
+        || no_heir(ring)
         || (!ring.producer.ready() && now_ns().saturating_sub(ring.attached_ns) > PATIENCE_NS)
+}
+
+/// The agent is gone, and the next one hasn't come to get the ring for so long that it is left.
+fn no_heir(ring: &Ring) -> bool {
+    if !ring.producer.orphaned() {
+        ring.orphaned_ns.store(0, Ordering::Relaxed);
+        return false;
+    }
+    let now = now_ns();
+    let relaxed = Ordering::Relaxed;
+    match ring.orphaned_ns.compare_exchange(0, now, relaxed, relaxed) {
+        Ok(_) => false,
+        Err(since) => now.saturating_sub(since) > HEIR_PATIENCE_NS && ring.producer.leave(),
+    }
 }
 
 /// Gives the shared pages back. A thread that is still in the middle of a copy writes to nobody; its
@@ -276,6 +295,8 @@ fn retire(ring: &Ring) {
     } else {
         // An agent that finds it in its socket later must not take it for one in use.
         memory.store_u64(control::MAGIC, 0, Ordering::Release);
+        // Its pages are this process's, for as long as the agent leaves them in its socket.
+        let _ = memory.free_pages();
     }
     let _ = memory.replace_by_private();
 }
@@ -338,6 +359,7 @@ fn new_ring(page: &ForkPage<Ring>, settings: &Settings) -> Option<&'static Ring>
         instance,
         next_connection: AtomicU64::new(1),
         attached_ns: now_ns(),
+        orphaned_ns: AtomicU64::new(0),
         patience: Patience::new(settings.wait_ms),
     })
     .ok()?;

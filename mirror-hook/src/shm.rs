@@ -129,6 +129,15 @@ impl Mapping {
         Ok(())
     }
 
+    /// Frees the pages in the file itself: whoever has them charged is charged no longer, and whoever
+    /// maps it sees zeros.
+    pub(crate) fn free_pages(&self) -> io::Result<()> {
+        // SAFETY: exactly the range of this mapping; what was in it is read through `Memory` only,
+        // which takes any bytes.
+        unsafe { mm::madvise(self.base.as_ptr().cast(), self.length, Advice::LinuxRemove) }?;
+        Ok(())
+    }
+
     /// Address of the u32 at `at` (a multiple of 4), for the kernel: futex_waitv(2),
     /// set_robust_list(2). Valid as long as this mapping.
     pub fn word_address(&self, at: usize) -> Option<*mut u32> {
@@ -443,6 +452,20 @@ mod tests {
             .map(|value| ptr::from_ref(*value).addr() / PAGE_BYTES)
             .collect();
         assert!(pages.len() <= 6, "{pages:?}");
+    }
+
+    #[test]
+    fn freed_pages_are_charged_to_nobody() {
+        let whole = CONTROL_BYTES as u64 + BOOTSTRAP_BYTES;
+        let fd = memfd(whole, SEALS);
+        let ours = Mapping::of_sealed_memfd(fd.as_fd(), BOOTSTRAP_BYTES).unwrap();
+        for at in (0..ours.length_bytes()).step_by(PAGE_BYTES) {
+            ours.write(at, b"abc");
+        }
+        assert_ne!(fstat(&fd).unwrap().st_blocks, 0);
+        ours.free_pages().unwrap();
+        assert_eq!(fstat(&fd).unwrap().st_blocks, 0);
+        assert_eq!(ours.load_u64(0, Ordering::Relaxed), 0);
     }
 
     #[test]

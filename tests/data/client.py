@@ -7,6 +7,8 @@ hears, and does on request what only the middle of a transfer shows.
     slowly:URL    fifty times get with pauses and numbers, for a ring that needs time to be read
     close         ends the connection; the next step opens another
     stop, go      stops or continues the parent process
+    until:URL     get again and again, until there is the file OUT/enough
+    each:URL      the same, with a connection for each
     half:URL      as get, but in the middle of the body it makes the file OUT/half and waits for OUT/go
     verify        a connection that must fail, since nobody has signed the certificate
 
@@ -109,6 +111,17 @@ def main():
         elif name in ("get", "half"):
             connection = connection or Connection()
             connection.get(argument, pause if name == "half" else None)
+        elif name == "until":
+            connection = connection or Connection()
+            while not os.path.exists(f"{OUT}/enough"):
+                connection.get(argument)
+                time.sleep(0.002)
+        elif name == "each":
+            while not os.path.exists(f"{OUT}/enough"):
+                connection = Connection()
+                connection.get(argument)
+                connection.close()
+            connection = None
         elif name == "slowly":
             # Many small requests with pauses: somewhere among them a ring that was full is empty again.
             for number in range(50):

@@ -22,6 +22,7 @@ pub mod footprint;
 pub mod haproxy;
 pub mod judges;
 pub mod load;
+pub mod manager;
 pub mod memory;
 pub mod native;
 pub mod needles;

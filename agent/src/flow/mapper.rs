@@ -33,8 +33,8 @@ use super::stats::FlowStats;
 use super::wire::WireFact;
 use crate::clock::Clock;
 use crate::event::{
-    FlowId, FlowSink, MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey, Side,
-    WallTime,
+    Continued, FlowId, FlowSink, MonotonicTime, ProcessInfo, SessionChange, SessionEvent,
+    SessionKey, Settled, Side, WallTime,
 };
 use crate::filter::Policy;
 
@@ -58,6 +58,10 @@ pub struct MapperConfig {
     pub wire_capacity: usize,
     /// How long an ended flow is remembered for the sake of its other end, in nanoseconds.
     pub recent_ns: u64,
+    /// The first flow's number: above those of an agent whose sessions go on here.
+    pub first_flow: u64,
+    /// Somebody asks for [`Mapper::take_settled`].
+    pub reports_settled: bool,
     /// Goes into the ids of sessions without randoms: something else in each run.
     pub seed: [u8; 16],
 }
@@ -73,6 +77,8 @@ impl Default for MapperConfig {
             max_sessions: 128 * 1024,
             wire_capacity: 64 * 1024,
             recent_ns: 60_000_000_000,
+            first_flow: 1,
+            reports_settled: false,
             seed: [0; 16],
         }
     }
@@ -96,6 +102,7 @@ pub struct Mapper {
     pub(super) awaited: HashMap<Randoms, Vec<SessionKey>>,
     pub(super) held_bytes: usize,
     pub(super) next_flow: u64,
+    pub(super) settled: Vec<(SessionKey, Settled)>,
     pub(super) next_placeholder: u64,
     pub(super) stats: FlowStats,
 }
@@ -106,6 +113,7 @@ impl Mapper {
         Self {
             binder: Binder::new(config.wire_capacity),
             recent: BoundedMap::new(config.max_sessions),
+            next_flow: config.first_flow.max(1),
             config,
             clock,
             sessions: HashMap::new(),
@@ -115,7 +123,7 @@ impl Mapper {
             deadlines: BTreeSet::new(),
             awaited: HashMap::new(),
             held_bytes: 0,
-            next_flow: 1,
+            settled: Vec::new(),
             next_placeholder: 0,
             stats: FlowStats::default(),
         }
@@ -135,7 +143,16 @@ impl Mapper {
                 process,
                 meta,
                 policy,
-            } => self.open(key, at, process, meta, policy, now, sink),
+            } => self.open(key, at, process, meta, policy, None, now, sink),
+            SessionChange::Resumed {
+                process,
+                meta,
+                policy,
+                continued,
+            } => {
+                let continued = Some(*continued);
+                self.open(key, at, process, meta, policy, continued, now, sink);
+            }
             SessionChange::Update { meta } => self.update(key, meta, now, sink),
             SessionChange::Data {
                 direction,
@@ -194,6 +211,11 @@ impl Mapper {
         self.waiting.first().map(|(opened, _)| *opened)
     }
 
+    /// What has become of sessions since the last call, where [`MapperConfig::reports_settled`] is set.
+    pub fn take_settled(&mut self) -> Vec<(SessionKey, Settled)> {
+        std::mem::take(&mut self.settled)
+    }
+
     /// Takes another reading of both clocks; once a second is enough.
     pub fn adjust_clock(&mut self, monotonic: MonotonicTime, wall: WallTime) {
         self.clock.adjust(monotonic, wall);
@@ -230,6 +252,7 @@ impl Mapper {
         process: &Arc<ProcessInfo>,
         meta: &Meta<'_>,
         policy: Option<&Arc<Policy>>,
+        continued: Option<Continued>,
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
@@ -267,7 +290,8 @@ impl Mapper {
             process: Arc::clone(process),
             known: Known::new(meta),
             policy: policy.cloned(),
-            base: meta.offsets,
+            base: continued.map_or(meta.offsets, |continued| continued.base),
+            continued,
             state,
         };
         self.sessions.insert(key, session);

@@ -10,7 +10,9 @@ use super::mapper::Mapper;
 use super::placeholder::placeholder;
 use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
-use crate::event::{Binding, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Side, Tuple};
+use crate::event::{
+    Binding, Continued, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Settled, Side, Tuple,
+};
 use crate::filter::Excluded;
 
 impl Mapper {
@@ -25,6 +27,7 @@ impl Mapper {
         let Some(session) = self.sessions.get_mut(&key) else {
             return;
         };
+        let found = session.found().is_some();
         let State::Waiting(waiting) = &mut session.state else {
             return;
         };
@@ -33,7 +36,8 @@ impl Mapper {
         }
         let randoms = session.known.randoms();
         let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
-        if session.known.tuple().is_some() || on_wire || !self.config.capture {
+        let known = session.known.tuple().is_some() || found;
+        if known || on_wire || !self.config.capture {
             return self.release(key, now, sink);
         }
         if !waiting.for_addresses {
@@ -185,13 +189,23 @@ impl Mapper {
             return;
         }
         let (id, joins) = self.identify(key, &session);
+        let mut fingerprint = Fingerprint::default();
+        if session.continued.is_some() {
+            fingerprint.hole(); // what came before can't be compared
+        }
+        let mut settled = Settled::default();
         let state = match joins {
             Joins::Nothing => {
                 let info = self.describe(id, &session);
                 self.stats.begun(info.binding);
                 let number = self.next_flow;
                 self.next_flow += 1;
-                let flow = LiveFlow::begin(number, waiting.opened, &info, session.base, sink);
+                // A placeholder is this agent's own.
+                settled.found = Some((info.tuple, info.binding))
+                    .filter(|(_, binding)| *binding != Binding::Placeholder);
+                settled.flow = Some(number);
+                let mut flow = LiveFlow::begin(number, waiting.opened, &info, session.base, sink);
+                flow.fingerprint = fingerprint;
                 self.flows.insert(number, flow);
                 self.live_ids.insert(id, number);
                 State::Flowing(number)
@@ -201,13 +215,17 @@ impl Mapper {
                 if let Some(flow) = self.flows.get_mut(&number) {
                     flow.join();
                 }
+                settled.flow = Some(number);
                 State::Flowing(number)
             }
             Joins::Twin => {
                 self.stats.twins += 1;
-                State::Twin(id, Fingerprint::default())
+                State::Twin(id, fingerprint)
             }
         };
+        if self.config.reports_settled {
+            self.settled.push((key, settled));
+        }
         session.state = state;
         self.replay(&mut session, &waiting, sink);
         if let State::Flowing(number) = session.state {
@@ -228,7 +246,8 @@ impl Mapper {
             .randoms()
             .filter(|_| policy.takes_wire())
             .and_then(|randoms| self.binder.find(&randoms))
-            .map(|wire| wire.tuple);
+            .map(|wire| wire.tuple)
+            .or_else(|| session.found().map(|(tuple, _)| tuple));
         policy.judge(&session.known.facts(wire))
     }
 
@@ -347,6 +366,7 @@ impl Mapper {
             (None, Some(wire)) => (wire.tuple, Binding::Wire),
             (None, None) => (self.placeholder(), Binding::Placeholder),
         };
+        let (tuple, binding) = session.found().unwrap_or((tuple, binding));
         let wire_prefix = wire.and_then(|wire| wire.clear_prefix);
         FlowInfo {
             id,
@@ -366,6 +386,12 @@ impl Mapper {
                 Role::Client => known.clear_prefix_sent.or(wire_prefix),
                 Role::Server => wire_prefix,
             },
+            continued: session
+                .continued
+                .map(|Continued { base, .. }| match known.role {
+                    Role::Client => base,
+                    Role::Server => (base.1, base.0),
+                }),
         }
     }
 

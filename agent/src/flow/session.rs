@@ -7,7 +7,7 @@ use mirror_hook::event::Role;
 use super::held::Held;
 use super::known::Known;
 use super::twin::Fingerprint;
-use crate::event::{FlowId, MonotonicTime, ProcessInfo, WallTime};
+use crate::event::{Binding, Continued, FlowId, MonotonicTime, ProcessInfo, Tuple, WallTime};
 use crate::filter::Policy;
 
 /// A session of which the end hasn't come.
@@ -19,7 +19,16 @@ pub(super) struct Session {
     pub(super) policy: Option<Arc<Policy>>,
     /// Stream offsets sent and received at which the session begins.
     pub(super) base: (u64, u64),
+    /// Its flow was begun by another agent.
+    pub(super) continued: Option<Continued>,
     pub(super) state: State,
+}
+
+impl Session {
+    /// The addresses that another agent has found.
+    pub(super) fn found(&self) -> Option<(Tuple, Binding)> {
+        self.continued.and_then(|continued| continued.found)
+    }
 }
 
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use super::wire::WireFact;
 use super::{FlowStats, Mapper, MapperConfig};
 use crate::clock::Clock;
 use crate::event::{
-    Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, MonotonicTime, ProcessInfo, SessionChange,
-    SessionEvent, SessionKey, Side, Tuple, WallTime,
+    Binding, Continued, FlowChange, FlowEvent, FlowInfo, FlowSink, MonotonicTime, ProcessInfo,
+    SessionChange, SessionEvent, SessionKey, Settled, Side, Tuple, WallTime,
 };
 use crate::filter::{Condition, Filters, Policy, UnknownFlow};
 use mirror_hook::filter::Action;
@@ -91,7 +91,9 @@ impl FlowSink for Checker {
                 assert!(!flow.finished.contains(&from));
                 assert_eq!(flow.next[&from], offset);
                 assert!((1..=16_384).contains(&bytes.len()));
-                let expected = text(flow.connection, from, offset, bytes.len() as u64);
+                let (client, server) = flow.info.continued.unwrap_or_default();
+                let base = if from == Side::Client { client } else { server };
+                let expected = text(flow.connection, from, base + offset, bytes.len() as u64);
                 assert_eq!(bytes, expected, "wrong bytes at {offset} of {from:?}");
                 flow.delivered += bytes.len() as u64;
                 flow.next.insert(from, offset + bytes.len() as u64);
@@ -287,6 +289,62 @@ fn what_the_application_tells_is_marked() {
     let flow = bench.checker.only();
     assert_eq!(flow.info.binding, Binding::Told);
     assert_eq!(flow.info.tuple, tuple(0));
+}
+
+#[test]
+fn a_session_goes_on_where_the_agent_before_stopped() {
+    let mut bench = Bench::new(MapperConfig {
+        capture: true,
+        first_flow: 7,
+        reports_settled: true,
+        ..MapperConfig::default()
+    });
+    let process = &Arc::new(ProcessInfo {
+        pid: 0,
+        uid: 0,
+        name: "test".to_owned(),
+    });
+    let resume = |bench: &mut Bench, ring, role, base, found| {
+        let meta = &Meta {
+            offsets: (10, 20),
+            ..done(0, role)
+        };
+        let continued = &Continued { base, found };
+        let change = SessionChange::Resumed {
+            process,
+            meta,
+            policy: None,
+            continued,
+        };
+        bench.event(ring, 0, change);
+    };
+    // Its addresses had been found on the wire, where nothing is to be seen any more.
+    let found = Some((tuple(0), Binding::Wire));
+    resume(&mut bench, 1, Role::Server, (15, 20), found);
+    // The other end's copy; what it says isn't told a second time, nor compared to half of it.
+    resume(&mut bench, 2, Role::Client, (20, 15), None);
+    bench.at(1000); // no longer does it wait for the wire
+    bench.say(2, 0, Role::Client, Sent, 20, 5);
+    // A child of this process was ahead.
+    bench.say(1, 0, Role::Server, Sent, 10, 10);
+    bench.say(1, 0, Role::Server, Received, 20, 5);
+    for ring in [1, 2] {
+        bench.close(ring, 0, CloseReason::Free);
+    }
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.continued, Some((20, 15)));
+    assert_eq!(flow.info.binding, Binding::Wire);
+    assert_eq!(flow.info.tuple, tuple(0));
+    assert_eq!(flow.next[&Side::Server], 5);
+    assert_eq!(flow.next[&Side::Client], 5);
+    assert_eq!(bench.checker.order, [7]);
+    let stats = bench.mapper.stats();
+    assert_eq!((stats.twins_different, stats.twins_incomparable), (0, 1));
+    let settled = bench.mapper.take_settled();
+    assert_eq!(settled[0].1.flow, Some(7));
+    assert_eq!(settled[0].1.found, found);
+    assert_eq!(settled[1].1, Settled::default());
+    assert!(bench.mapper.take_settled().is_empty());
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! Present only where they say something: `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
 //! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
-//! offsets in the flow at which its two streams begin.
+//! offsets in the flow at which its two streams begin. A flow that another agent began has `continued=yes`,
+//! with the offsets in the session at which it goes on here.
 
 use std::fmt::{self, Display};
 
@@ -75,10 +76,16 @@ impl Display for Metadata<'_> {
             Announcement::Midstream => " announced=midstream",
             Announcement::Inherited => " announced=inherited",
         })?;
-        match info.clear_prefix {
-            Some(bytes) if bytes > 0 => write!(f, " clear_prefix={bytes}"),
-            _ => Ok(()),
+        if let Some(bytes) = info.clear_prefix.filter(|bytes| *bytes > 0) {
+            write!(f, " clear_prefix={bytes}")?;
         }
+        if let Some((client, server)) = info.continued {
+            write!(
+                f,
+                " continued=yes client_offset={client} server_offset={server}"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -102,9 +109,10 @@ mod tests {
         info.early = EarlyData::Accepted;
         info.announcement = Announcement::Midstream;
         info.clear_prefix = Some(42);
+        info.continued = Some((7, 8));
         assert!(Metadata(&info).to_string().ends_with(
             " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 resumed=yes \
-             early=accepted announced=midstream clear_prefix=42"
+             early=accepted announced=midstream clear_prefix=42 continued=yes client_offset=7 server_offset=8"
         ));
     }
 

@@ -30,5 +30,6 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
         resumed: false,
         early: EarlyData::None,
         clear_prefix: None,
+        continued: None,
     }
 }

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::{AttachError, AttachMessage};
-use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAGIC, control};
+use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAGIC, OWNER_LEFT, control};
 use mirror_hook::ring::{Consumer, Memory};
 use mirror_hook::shm::{MapError, Mapping};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::filter::Told;
+use crate::keep::saved::Identity;
 
 /// Why a process is not read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -54,11 +55,17 @@ pub enum Refusal {
     /// Its end couldn't be noticed.
     #[error("the process can't be watched")]
     NotWatched,
+    /// Another agent, which lives, reads it.
+    #[error("another agent reads it")]
+    Owned,
+    /// It was told other filters by another agent.
+    #[error("it goes by other filters")]
+    OtherFilters,
 }
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 15;
 
     /// All, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -75,6 +82,8 @@ impl Refusal {
         Self::TooMany,
         Self::Excluded,
         Self::NotWatched,
+        Self::Owned,
+        Self::OtherFilters,
     ];
 
     /// The reason's place in the counters.
@@ -183,8 +192,10 @@ pub(super) fn admit(
         consumer.set_policy(&told.page);
     }
     // Before the grant: who may use the ring must be able to see its agent die.
-    if let Some(thread_id) = own(memfd.as_fd()) {
-        consumer.own(thread_id);
+    if let Some(thread_id) = own(memfd.as_fd())
+        && !consumer.own(thread_id)
+    {
+        return Err(Refusal::Abandoned);
     }
     let memory = consumer.memory();
     memory.store_u32(control::WAIT_MS, budget.wait_ms, Ordering::Relaxed);
@@ -214,6 +225,58 @@ fn forget_text(memfd: &OwnedFd, data_bytes: u64) {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     // Only a memfd that no hook makes can refuse it.
     let _ = fallocate(memfd, flags, CONTROL_BYTES as u64, data_bytes);
+}
+
+/// Goes on with a ring that another agent has admitted, as [`admit`].
+///
+/// # Errors
+/// The reason. Its process leaves the ring, at once or after waiting for the next agent in vain; unless
+/// another agent reads it.
+pub(super) fn take_over(
+    identity: &Identity,
+    memfd: OwnedFd,
+    told: Option<&Told>,
+    own: impl FnOnce(BorrowedFd<'_>) -> Option<u32>,
+) -> Result<Admitted, Refusal> {
+    let mapping = Mapping::of_sealed_memfd(memfd.as_fd(), identity.message.data_bytes)?;
+    let word = |at| mapping.load_u64(at, Ordering::Acquire);
+    if word(control::MAGIC) != MAGIC || word(control::INSTANCE) != identity.message.instance {
+        return Err(Refusal::Abandoned);
+    }
+    let usable = word(control::USABLE_BYTES);
+    let owner = mapping.load_u32(control::OWNER, Ordering::Acquire);
+    let thread_id = own(memfd.as_fd());
+    // First of all, so that no agent that lives is disturbed.
+    let mut consumer = Consumer::new(mapping, identity.granted_bytes).map_err(|_| Refusal::Size)?;
+    let owned = thread_id.is_some_and(|thread_id| consumer.own(thread_id));
+    if !owned && owner != OWNER_LEFT {
+        return Err(Refusal::Owned);
+    }
+    // Its process goes by the filters that it was told. By others it asks anew.
+    if !consumer.has_policy(told.map_or(&[], |told| &told.page)) {
+        consumer.detach();
+        return Err(Refusal::OtherFilters);
+    }
+    if consumer.go_on().is_err() {
+        consumer.detach();
+        return Err(Refusal::Abandoned);
+    }
+    consumer.woke();
+    // Allocated so far, by the application's word: a false one makes the pages its own. What isn't
+    // known to be is allocated once more, which changes nothing.
+    let allocated = usable - usable % Pages::STEP_BYTES;
+    let pages = Pages {
+        memfd: (usable != u64::MAX).then_some(memfd),
+        allocated: Some(allocated)
+            .filter(|bytes| *bytes < identity.granted_bytes)
+            .unwrap_or(0),
+        capacity: identity.granted_bytes,
+    };
+    Ok(Admitted {
+        message: identity.message,
+        consumer,
+        pages,
+    })
 }
 
 /// The pages of a ring, which the agent allocates and not the application: they are charged to who

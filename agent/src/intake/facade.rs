@@ -5,13 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror_hook::layout::control;
 use mirror_hook::ring::RecordBuffer;
-use rustix::io::Errno;
-use rustix::thread::{ClockId, futex};
 
 use super::admit::{Budget, Refusal, admit};
 use super::doorbell::Doorbell;
+use super::kept::Resumed;
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
 use super::owner::Owners;
 use super::peer::Peer;
@@ -19,8 +17,9 @@ use super::process::{Ring, Sweep};
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
 use crate::clock::monotonic_now;
-use crate::event::{MonotonicTime, ProcessInfo, SessionEvent};
-use crate::filter::Filters;
+use crate::event::{ProcessInfo, SessionEvent};
+use crate::filter::{Filters, Told};
+use crate::keep::{Inherited, Manager};
 
 /// Doorbell numbers: rings have their own numbers, these can't be one.
 const LISTENER: u64 = u64::MAX - 1;
@@ -29,7 +28,7 @@ const SWEEP_BYTES: u64 = 1 << 20;
 /// Most futexes that futex_waitv(2) takes.
 const MAX_WAITERS: usize = 128;
 /// How long to sleep after work: more will come.
-const HOT: Duration = Duration::from_millis(1);
+pub(super) const HOT: Duration = Duration::from_millis(1);
 /// How long a ring may be left alone that wakes nobody, since little is in it.
 const IDLE: Duration = Duration::from_millis(20);
 /// Sweeps without work until rings are idle.
@@ -120,16 +119,21 @@ pub struct PollOutcome {
 /// Reads all rings.
 #[derive(Debug)]
 pub struct Intake {
-    config: IntakeConfig,
+    pub(super) config: IntakeConfig,
     listener: Listener,
-    doorbell: Doorbell,
-    rings: BTreeMap<u64, Ring>,
-    owners: Owners,
-    next_ring: u64,
-    budget: Budget,
+    pub(super) doorbell: Doorbell,
+    pub(super) rings: BTreeMap<u64, Ring>,
+    pub(super) owners: Owners,
+    pub(super) next_ring: u64,
+    pub(super) budget: Budget,
     buffer: RecordBuffer,
     idle_sweeps: u32,
-    stats: IntakeStats,
+    pub(super) stats: IntakeStats,
+    /// Keeps the rings for the next agent.
+    pub(super) manager: Option<Manager>,
+    /// Sessions that go on here, to be told first of all.
+    pub(super) resumed: Vec<Resumed>,
+    pub(super) complaints: Vec<String>,
 }
 
 impl Intake {
@@ -138,12 +142,30 @@ impl Intake {
     /// # Errors
     /// See [`IntakeError`].
     pub fn new(config: IntakeConfig) -> Result<Self, IntakeError> {
-        let listener = Listener::new(&config.listen)?;
+        Self::with_manager(config, None, Vec::new())
+    }
+
+    /// Goes on with what the service manager has given back, and lets it keep all for the next agent.
+    ///
+    /// # Errors
+    /// See [`IntakeError`].
+    pub fn with_manager(
+        config: IntakeConfig,
+        manager: Option<Manager>,
+        mut kept: Vec<Inherited>,
+    ) -> Result<Self, IntakeError> {
+        if let Some(manager) = &manager {
+            manager.took_back(kept.len());
+        }
+        let mut listener = Listener::new(&config.listen, &mut kept)?;
+        if let Some(manager) = &manager {
+            listener.keep(manager);
+        }
         let doorbell = Doorbell::new()?;
         for socket in listener.sockets() {
             doorbell.add(socket, LISTENER)?;
         }
-        Ok(Self {
+        let mut intake = Self {
             budget: Budget {
                 ring_bytes: config.ring_bytes,
                 total_bytes: config.budget_bytes,
@@ -160,7 +182,12 @@ impl Intake {
             buffer: RecordBuffer::new(),
             idle_sweeps: 0,
             stats: IntakeStats::default(),
-        })
+            manager,
+            resumed: Vec::new(),
+            complaints: Vec::new(),
+        };
+        intake.take_over(kept);
+        Ok(intake)
     }
 
     /// Takes new rings, and reads each a bounded amount; never waits. Hand each event to the mapper
@@ -168,6 +195,7 @@ impl Intake {
     pub fn poll(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) -> PollOutcome {
         let mut outcome = PollOutcome::default();
         let before = self.stats.attached;
+        self.tell_resumed(sink);
         for number in self.doorbell.take() {
             match number {
                 LISTENER => self.accept(),
@@ -214,8 +242,9 @@ impl Intake {
         }
     }
 
-    /// Leaves in good order: tells every process to write no more, and reads what is left. Sessions
-    /// that are open stay so: their connections go on without being seen.
+    /// Leaves in good order: tells every process to write no more, and reads what is left; of those whose
+    /// rings the next agent gets, what is there now. Sessions that are open stay so: their connections
+    /// go on without being seen.
     pub fn shutdown(&mut self, sink: &mut dyn FnMut(SessionEvent<'_>)) {
         // Who has asked by now is heard, even if the doorbell hasn't rung for it yet: it may have ended
         // already, and all that it said lies in its ring.
@@ -301,6 +330,7 @@ impl Intake {
             if let Some(held) = ring.held.take() {
                 self.owners.let_go(held);
             }
+            self.keep_no_longer(&ring);
             self.budget.used_bytes -= ring.cost_bytes();
             self.stats.add_counters(&ring.consumer().counters());
         }
@@ -329,17 +359,7 @@ impl Intake {
 
     fn attach(&mut self, arrival: Arrival) -> Result<(), Refusal> {
         let peer = Peer::of(arrival.socket.as_fd()).map_err(|_| Refusal::Credentials)?;
-        match &self.config.admission {
-            Admission::All => {}
-            Admission::Users(users) if users.contains(&peer.uid) => {}
-            Admission::Users(_) => return Err(Refusal::User),
-            // Descent can't be asked of a process that has ended already; a user can.
-            Admission::OwnAndDescendants
-                if peer.uid == 0
-                    || peer.uid == rustix::process::geteuid().as_raw()
-                    || peer.descends_from(std::process::id()) => {}
-            Admission::OwnAndDescendants => return Err(Refusal::Stranger),
-        }
+        self.admit_user(&peer)?;
         if self.rings.len() >= self.config.max_rings {
             return Err(Refusal::TooMany);
         }
@@ -349,20 +369,13 @@ impl Intake {
             .map_err(|_| Refusal::NotWatched)?;
         let number = self.next_ring;
         self.next_ring += 1;
+        let to_keep = self.manager.is_some().then(|| memfd.try_clone());
         if let super::peer::Watch::Pidfd(pidfd) = &watch
             && self.doorbell.add(pidfd.as_fd(), number).is_err()
         {
             return Err(Refusal::NotWatched);
         }
-        let told = match self.config.filters.is_empty() {
-            true => None,
-            false => {
-                let executable = peer.executable();
-                self.config
-                    .filters
-                    .for_process(peer.uid, executable.as_deref())
-            }
-        };
+        let told = self.told(&peer);
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
             // Where it isn't held its process hears of a clean exit only.
@@ -385,59 +398,37 @@ impl Intake {
         let tracker = Tracker::new(number, process, policy, self.config.max_connections);
         let mut ring = Ring::new(admitted, tracker, watch);
         ring.held = held;
+        if let Some(Ok(memfd)) = to_keep {
+            self.keep(number, &mut ring, memfd.as_fd());
+        }
         self.budget.used_bytes += ring.cost_bytes();
         self.rings.insert(number, ring);
         Ok(())
     }
 
-    /// Sleeps until the doorbell or a ring with much unread in it rings.
-    fn wait_idle(&self, timeout: Duration) {
-        let mut sleeping = Vec::with_capacity(self.rings.len());
-        let mut waiters = Vec::with_capacity(self.rings.len() + 1);
-        let mut bell = futex::Wait::new();
-        bell.uaddr = futex::WaitPtr::new(self.doorbell.word().as_ptr().cast());
-        bell.flags = futex::WaitFlags::SIZE_U32 | futex::WaitFlags::PRIVATE;
-        waiters.push(bell);
-        let mut may_sleep = true;
-        for ring in self.rings.values() {
-            let consumer = ring.consumer();
-            sleeping.push(consumer);
-            if !consumer.prepare_sleep() {
-                may_sleep = false;
-                break;
-            }
-            if let Some(word) = consumer.memory().word_address(control::SLEEPING) {
-                let mut waiter = futex::Wait::new();
-                waiter.val = 1;
-                waiter.uaddr = futex::WaitPtr::new(word.cast());
-                waiter.flags = futex::WaitFlags::SIZE_U32;
-                waiters.push(waiter);
-            }
+    /// The filters, as far as they concern a process.
+    pub(super) fn told(&self, peer: &Peer) -> Option<Told> {
+        let filters = &self.config.filters;
+        if filters.is_empty() {
+            return None;
         }
-        if may_sleep {
-            self.sleep(&waiters, timeout);
-        }
-        for consumer in sleeping {
-            consumer.woke();
-        }
+        filters.for_process(peer.uid, peer.executable().as_deref())
     }
 
-    fn sleep(&self, waiters: &[futex::Wait], timeout: Duration) {
-        let until = MonotonicTime(
-            monotonic_now()
-                .0
-                .saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
-        );
-        let Ok(until) = Duration::from_nanos(until.0).try_into() else {
-            return;
-        };
-        let flags = futex::WaitvFlags::empty();
-        // Woken, changed already, timed out, interrupted: all mean to look again. But before Linux
-        // 5.16, or under a filter, it can't wait like this: look at the rings more often instead.
-        let slept = futex::waitv(waiters, flags, Some(&until), ClockId::Monotonic);
-        if let Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) = slept {
-            self.doorbell.wait(timeout.min(2 * HOT));
+    /// Whether a process may be mirrored at all.
+    pub(super) fn admit_user(&self, peer: &Peer) -> Result<(), Refusal> {
+        match &self.config.admission {
+            Admission::All => {}
+            Admission::Users(users) if users.contains(&peer.uid) => {}
+            Admission::Users(_) => return Err(Refusal::User),
+            // Descent can't be asked of a process that has ended already; a user can.
+            Admission::OwnAndDescendants
+                if peer.uid == 0
+                    || peer.uid == rustix::process::geteuid().as_raw()
+                    || peer.descends_from(std::process::id()) => {}
+            Admission::OwnAndDescendants => return Err(Refusal::Stranger),
         }
+        Ok(())
     }
 }
 

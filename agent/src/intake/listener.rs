@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg,
-    socket_with,
+    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, getsockname, listen,
+    recvmsg, socket_with, sockopt,
 };
 
 use mirror_hook::attach::AttachMessage;
+
+use crate::keep::{Inherited, Manager};
 
 /// Connections that the kernel queues; beyond it a hook gets EAGAIN at once.
 const BACKLOG: i32 = 128;
@@ -89,25 +91,33 @@ pub(super) struct Listener {
     pending: VecDeque<OwnedFd>,
     max_pending: usize,
     pub(super) pending_dropped: u64,
+    /// The service manager has the sockets: the next agent listens at them.
+    kept: bool,
+    /// Which of the sockets came from there.
+    from_manager: [bool; 2],
 }
 
+/// The name by which the service manager keeps the socket with the abstract name.
+const ABSTRACT: &str = "socket-abstract";
+
 impl Listener {
-    pub(super) fn new(config: &ListenConfig) -> Result<Self, ListenError> {
+    /// Begins to listen, at the sockets among `kept` that are the right ones, else at new ones. The
+    /// right ones are taken out of `kept`.
+    pub(super) fn new(
+        config: &ListenConfig,
+        kept: &mut Vec<Inherited>,
+    ) -> Result<Self, ListenError> {
         let failed = |cause: io::Error| ListenError::Io {
             path: config.path.clone(),
             cause,
         };
         check_directory(&config.path)?;
-        remove_stale(&config.path)?;
         let address = SocketAddrUnix::new(&config.path).map_err(|error| failed(error.into()))?;
-        // Nobody may connect before the permissions are as wanted: the socket file is made private.
-        let first = seqpacket().map_err(failed)?;
-        rustix::fs::fchmod(&first, rustix::fs::Mode::from_raw_mode(0o600))
-            .map_err(|error| failed(error.into()))?;
-        match bind(&first, &address) {
-            Err(Errno::ADDRINUSE) => return Err(ListenError::InUse(config.path.clone())),
-            result => result.map_err(|error| failed(error.into()))?,
-        }
+        let (first, from_manager) =
+            match take_kept(kept, file_name(&config.path).as_deref(), &address) {
+                Some(first) => (first, true),
+                None => (Self::bound(config, &address)?, false),
+            };
         let file = fs::symlink_metadata(&config.path).map_err(failed)?;
         let mut listener = Self {
             sockets: Vec::new(),
@@ -116,6 +126,8 @@ impl Listener {
             pending: VecDeque::new(),
             max_pending: config.max_pending.max(1),
             pending_dropped: 0,
+            kept: false,
+            from_manager: [from_manager, false],
         };
         listen(&first, BACKLOG).map_err(|error| failed(error.into()))?;
         let permissions = fs::Permissions::from_mode(config.mode);
@@ -129,6 +141,11 @@ impl Listener {
             };
             let address =
                 SocketAddrUnix::new_abstract_name(name).map_err(|error| failed(error.into()))?;
+            if let Some(second) = take_kept(kept, Some(ABSTRACT), &address) {
+                listener.sockets.push(second);
+                listener.from_manager[1] = true;
+                return Ok(listener);
+            }
             let second = seqpacket().map_err(failed)?;
             match bind(&second, &address) {
                 Err(Errno::ADDRINUSE) => return Err(ListenError::InUse(shown())),
@@ -138,6 +155,36 @@ impl Listener {
             listener.sockets.push(second);
         }
         Ok(listener)
+    }
+
+    /// A new socket at the path, which only this user may use yet.
+    fn bound(config: &ListenConfig, address: &SocketAddrUnix) -> Result<OwnedFd, ListenError> {
+        let failed = |cause: io::Error| ListenError::Io {
+            path: config.path.clone(),
+            cause,
+        };
+        remove_stale(&config.path)?;
+        // Nobody may connect before the permissions are as wanted: the socket file is made private.
+        let first = seqpacket().map_err(failed)?;
+        rustix::fs::fchmod(&first, rustix::fs::Mode::from_raw_mode(0o600))
+            .map_err(|error| failed(error.into()))?;
+        match bind(&first, address) {
+            Err(Errno::ADDRINUSE) => Err(ListenError::InUse(config.path.clone())),
+            result => result.map_err(|error| failed(error.into())).map(|()| first),
+        }
+    }
+
+    /// From now on the service manager has the sockets.
+    pub(super) fn keep(&mut self, manager: &Manager) {
+        let names = [file_name(&self.path), Some(ABSTRACT.to_owned())];
+        for ((socket, name), from_manager) in self.sockets.iter().zip(names).zip(self.from_manager)
+        {
+            if !from_manager {
+                // Without it the next agent binds a socket of its own.
+                let _ = manager.store(&name.unwrap_or_default(), &[socket.as_fd()]);
+            }
+        }
+        self.kept = true;
     }
 
     /// The sockets, to be watched for readability.
@@ -198,11 +245,34 @@ impl Drop for Listener {
         let found = fs::symlink_metadata(&self.path)
             .ok()
             .map(|file| (file.dev(), file.ino()));
-        if self.file.is_some() && found == self.file {
+        if !self.kept && self.file.is_some() && found == self.file {
             // A file that stays is found to be stale by the next agent.
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The name by which the service manager keeps the socket of the file at `path`: of this file, and not of
+/// another one that somebody puts there.
+fn file_name(path: &Path) -> Option<String> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some(format!("socket-{:x}-{:x}", file.dev(), file.ino()))
+}
+
+/// Takes the socket of this name, if it listens at this address.
+fn take_kept(
+    kept: &mut Vec<Inherited>,
+    name: Option<&str>,
+    address: &SocketAddrUnix,
+) -> Option<OwnedFd> {
+    let index = kept.iter().position(|one| Some(&*one.name) == name)?;
+    let fd = &kept[index].fd;
+    let bound = getsockname(fd).ok()?;
+    let good = sockopt::socket_type(fd) == Ok(SocketType::SEQPACKET)
+        && sockopt::socket_acceptconn(fd) == Ok(true)
+        && SocketAddrUnix::try_from(bound).is_ok_and(|bound| bound == *address)
+        && rustix::io::ioctl_fionbio(fd, true).is_ok();
+    good.then(|| kept.swap_remove(index).fd)
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {
@@ -351,7 +421,7 @@ mod tests {
     fn one_message_with_one_descriptor() {
         let directory = Directory::new("one");
         let config = directory.config();
-        let mut listener = Listener::new(&config).unwrap();
+        let mut listener = Listener::new(&config, &mut Vec::new()).unwrap();
         let mode = fs::metadata(&config.path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
         for (count, kept) in [(0, false), (1, true), (2, false), (7, false)] {
@@ -369,7 +439,7 @@ mod tests {
     fn silent_ones_hold_nobody_up() {
         let directory = Directory::new("silent");
         let config = directory.config();
-        let mut listener = Listener::new(&config).unwrap();
+        let mut listener = Listener::new(&config, &mut Vec::new()).unwrap();
         let silent: Vec<_> = (0..5).map(|_| connected(&config.path)).collect();
         assert!(arrivals(&mut listener).is_empty());
         assert_eq!(listener.pending_dropped, 3);
@@ -384,16 +454,16 @@ mod tests {
     fn a_stale_socket_is_replaced_a_live_one_is_not() {
         let directory = Directory::new("stale");
         let config = directory.config();
-        let mut first = Listener::new(&config).unwrap();
-        let second = Listener::new(&config);
+        let mut first = Listener::new(&config, &mut Vec::new()).unwrap();
+        let second = Listener::new(&config, &mut Vec::new());
         assert!(matches!(second, Err(ListenError::InUse(_))));
         first.file = None; // as if it had been killed
         drop(first);
         assert!(config.path.exists());
-        drop(Listener::new(&config).unwrap());
+        drop(Listener::new(&config, &mut Vec::new()).unwrap());
         assert!(!config.path.exists());
         fs::write(&config.path, "precious").unwrap();
-        let third = Listener::new(&config);
+        let third = Listener::new(&config, &mut Vec::new());
         assert!(matches!(third, Err(ListenError::NotASocket(_))));
         assert_eq!(fs::read(&config.path).unwrap(), b"precious");
     }
@@ -402,10 +472,10 @@ mod tests {
     fn a_directory_that_others_can_write_to_is_refused() {
         let directory = Directory::new("open");
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o777)).unwrap();
-        let refused = Listener::new(&directory.config());
+        let refused = Listener::new(&directory.config(), &mut Vec::new());
         assert!(matches!(refused, Err(ListenError::UnsafeDirectory(_))));
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o1777)).unwrap();
-        Listener::new(&directory.config()).unwrap();
+        Listener::new(&directory.config(), &mut Vec::new()).unwrap();
     }
 
     #[test]
@@ -414,7 +484,7 @@ mod tests {
         let mut config = directory.config();
         let name = format!("sslcollector-test-{}", std::process::id());
         config.abstract_name = Some(name.clone().into_bytes());
-        let mut listener = Listener::new(&config).unwrap();
+        let mut listener = Listener::new(&config, &mut Vec::new()).unwrap();
         let client = seqpacket().unwrap();
         let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
         connect(&client, &address).unwrap();

@@ -9,10 +9,12 @@
 
 mod admit;
 mod doorbell;
+mod kept;
 mod listener;
 mod owner;
 mod peer;
 mod process;
+mod sleep;
 mod stats;
 mod tracker;
 

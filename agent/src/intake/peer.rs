@@ -136,6 +136,14 @@ fn told_name(told: &[u8; NAME_BYTES]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// Whose pidfd it is, as the kernel tells: -1 if that process is gone, 0 if it can't be seen from here.
+/// `None`: it isn't a pidfd.
+pub(super) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let line = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok()
+}
+
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
 }

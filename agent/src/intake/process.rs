@@ -2,12 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
+use mirror_hook::attach::AttachMessage;
 use mirror_hook::event::Body;
 use mirror_hook::layout::control;
 use mirror_hook::ring::{Consumer, Memory, Next, RecordBuffer};
 use mirror_hook::shm::Mapping;
 
 use super::admit::{Admitted, Budget, Pages, Refusal};
+use super::kept::Kept;
 use super::owner::Held;
 use super::peer::Watch;
 use super::stats::IntakeStats;
@@ -23,6 +25,8 @@ const CLOSES_AT_ONCE: usize = 1024;
 /// A ring that is being read.
 #[derive(Debug)]
 pub(super) struct Ring {
+    /// What its process said when it asked for the agent.
+    pub(super) message: AttachMessage,
     /// As its process names it.
     pub(super) instance: u64,
     /// That of the process which forked this one.
@@ -32,8 +36,10 @@ pub(super) struct Ring {
     pages: Pages,
     /// The kernel tells the process when the agent is killed.
     pub(super) held: Option<Held>,
+    /// The service manager gives it to the next agent.
+    pub(super) kept: Option<Kept>,
     /// Kept open so that the death of the process is heard of.
-    _watch: Watch,
+    watch: Watch,
     dead: bool,
     quarantined: bool,
     /// No record can be older.
@@ -55,17 +61,19 @@ impl Ring {
     pub(super) fn new(admitted: Admitted, tracker: Tracker, watch: Watch) -> Self {
         let mut ring = Self {
             instance: admitted.message.instance,
+            message: admitted.message,
             parent_instance: admitted.message.parent_instance,
             consumer: admitted.consumer,
             tracker,
             pages: admitted.pages,
             held: None,
+            kept: None,
             dead: false,
             quarantined: false,
             not_before: MonotonicTime(0),
-            _watch: watch,
+            watch,
         };
-        if matches!(ring._watch, Watch::Gone) {
+        if matches!(ring.watch, Watch::Gone) {
             ring.process_died();
         }
         ring
@@ -89,9 +97,16 @@ impl Ring {
         self.consumer.producer_died();
     }
 
-    /// Tells the process to write no more.
+    /// Tells the process to write no more, unless the next agent gets the ring.
     pub(super) fn detach(&self) {
-        self.consumer.detach();
+        if self.kept.is_none() {
+            self.consumer.detach();
+        }
+    }
+
+    /// How its process is watched.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// How far its process has written, by its own account.
@@ -108,6 +123,27 @@ impl Ring {
 
     /// Reads the ring up to `mark`, or to its end if its process is gone; about `most_bytes` at most.
     pub(super) fn sweep(
+        &mut self,
+        mark: u64,
+        most_bytes: u64,
+        now: MonotonicTime,
+        buffer: &mut RecordBuffer,
+        stats: &mut IntakeStats,
+        sink: &mut Sink<'_>,
+    ) -> Sweep {
+        let Some(mut kept) = self.kept.take() else {
+            return self.read(mark, most_bytes, now, buffer, stats, sink);
+        };
+        let noting: &mut Sink<'_> = &mut |event| {
+            sink(event);
+            kept.table.note(&event);
+        };
+        let swept = self.read(mark, most_bytes, now, buffer, stats, noting);
+        self.kept = Some(kept);
+        swept
+    }
+
+    fn read(
         &mut self,
         mark: u64,
         most_bytes: u64,

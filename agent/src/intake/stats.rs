@@ -8,6 +8,10 @@ use mirror_hook::ring::Counters;
 pub struct IntakeStats {
     /// Rings accepted.
     pub attached: u64,
+    /// Rings that the service manager had kept.
+    pub taken_over: u64,
+    /// Sessions that were open in them.
+    pub resumed: u64,
     /// Rings refused, by the reason's [`Refusal::index`].
     pub refused: [u64; Refusal::COUNT],
     /// Connections to the socket dropped because too many said nothing.

@@ -14,6 +14,7 @@ use mirror_hook::ring::{ClosedConnection, UnfinishedText};
 use super::stats::IntakeStats;
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
 use crate::filter::Policy;
+use crate::keep::saved::Saved;
 
 /// Takes session events.
 pub(super) type Sink<'s> = dyn FnMut(SessionEvent<'_>) + 's;
@@ -63,6 +64,8 @@ pub(super) struct Tracker {
     /// The highest number that was announced.
     highest: u64,
     max_open: usize,
+    /// Another agent began it, and may have been killed before it noted an OPEN.
+    resumed: bool,
 }
 
 impl Tracker {
@@ -79,7 +82,26 @@ impl Tracker {
             open: HashMap::new(),
             highest: 0,
             max_open,
+            resumed: false,
         }
+    }
+
+    /// The connections of a ring that another agent has read so far.
+    pub(super) fn resume(mut self, saved: &Saved) -> Self {
+        self.resumed = true;
+        self.highest = saved.highest;
+        for session in &saved.sessions {
+            let Some(meta) = session.meta() else {
+                continue;
+            };
+            let connection = Connection {
+                next: [meta.offsets.0, meta.offsets.1],
+                early: meta.early,
+                without_text: meta.transport != Transport::Tcp,
+            };
+            self.open.insert(session.connection, connection);
+        }
+        self
     }
 
     pub(super) fn process(&self) -> &Arc<ProcessInfo> {
@@ -374,8 +396,9 @@ impl Tracker {
         sink: &mut Sink<'_>,
     ) -> Result<bool, Violation> {
         let Some(connection) = self.open.get_mut(&number) else {
-            // Closed already, or refused because there were too many.
-            return match number <= self.highest {
+            // Closed already, refused because there were too many, or its OPEN was lost with the agent
+            // that had read it: counted by the caller.
+            return match self.resumed || number <= self.highest {
                 true => Ok(false),
                 false => Err(Violation::NeverOpened(number)),
             };

@@ -1,4 +1,6 @@
 use super::*;
+use crate::keep::saved::Identity;
+use mirror_hook::attach::AttachMessage;
 use mirror_hook::event::Role;
 use proptest::prelude::*;
 
@@ -24,7 +26,7 @@ impl Checker {
         }
         let next = self.next.get_mut(&connection).expect("open");
         match event.change {
-            SessionChange::Open { .. } => unreachable!(),
+            SessionChange::Open { .. } | SessionChange::Resumed { .. } => unreachable!(),
             SessionChange::Update { meta } => {
                 if meta.early == EarlyData::Rejected {
                     next[0] = 0;
@@ -282,4 +284,43 @@ fn text_that_its_process_was_killed_over_is_a_hole() {
         ["open 1", "data 1 0", "lost 1 3..15", "lost 1 15..25"]
     );
     assert_eq!(bench.stats.lost_bytes, bench.checker.lost_bytes);
+}
+
+#[test]
+fn a_connection_whose_open_was_lost_with_its_reader_is_counted() {
+    let process = Arc::new(ProcessInfo {
+        pid: 1,
+        uid: 0,
+        name: String::new(),
+    });
+    let bytes = &Body::Data {
+        direction: Direction::Sent,
+        offset: 5,
+        bytes: b"abc",
+    };
+    let mut stats = IntakeStats::default();
+    let sink: &mut Sink<'_> = &mut |event| panic!("{event:?}");
+    let mut take =
+        |tracker: &mut Tracker| tracker.record(9, MonotonicTime(0), bytes, &mut stats, sink);
+    let fresh = || Tracker::new(1, Arc::clone(&process), None, 10);
+    assert_eq!(take(&mut fresh()), Err(Violation::NeverOpened(9)));
+    let saved = Saved {
+        identity: Identity {
+            message: AttachMessage {
+                data_bytes: 1 << 16,
+                instance: 1,
+                parent_instance: None,
+                parent_fork: 0,
+                name: [0; 16],
+            },
+            granted_bytes: 0,
+            number: 1,
+            process: ProcessInfo::clone(&process),
+        },
+        sessions: Vec::new(),
+        highest: 8,
+        last_ns: 0,
+    };
+    assert_eq!(take(&mut fresh().resume(&saved)), Ok(()));
+    assert_eq!(stats.stray_bytes, 3);
 }

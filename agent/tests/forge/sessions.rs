@@ -142,6 +142,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         resumed: false,
         early: EarlyData::None,
         clear_prefix: None,
+        continued: None,
     }
 }
 

@@ -57,6 +57,7 @@ fn flow_info() -> FlowInfo {
         resumed: false,
         early: EarlyData::None,
         clear_prefix: None,
+        continued: None,
     }
 }
 

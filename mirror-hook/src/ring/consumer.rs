@@ -12,8 +12,8 @@ use super::mem::Memory;
 use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, FLAG_RECEIVED, HEADER_BYTES, MAX_DATA_BYTES, MAX_PAYLOAD,
-    POLICY, POLICY_BYTES, RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_EXCLUDED, STATE_READY,
-    control, kind, padded, stamp,
+    OWNER_DIED, POLICY, POLICY_BYTES, RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_EXCLUDED,
+    STATE_READY, control, kind, padded, stamp,
 };
 use crate::sync::Ordering;
 
@@ -61,8 +61,18 @@ impl<M: Memory> Consumer<M> {
         Self::new(memory, capacity)?.at_tail()
     }
 
-    /// Goes to where the agent before stopped, and ends what it had begun.
+    /// The same in one go.
     pub(super) fn at_tail(mut self) -> Result<Self, RingError> {
+        self.go_on()?;
+        Ok(self)
+    }
+
+    /// As [`Consumer::resume`], for one that has read nothing yet: so that it can own the ring before
+    /// it changes anything in it.
+    ///
+    /// # Errors
+    /// [`RingError::BadHead`].
+    pub fn go_on(&mut self) -> Result<(), RingError> {
         // A system call or the end of a process lies between that agent's stores and these loads.
         self.position = self.memory.load_u64(control::TAIL, Ordering::Acquire);
         let reserved = self.reserved()?;
@@ -75,7 +85,7 @@ impl<M: Memory> Consumer<M> {
         if let Some(length) = begun.and_then(|bytes| usize::try_from(bytes).ok()) {
             self.release(length);
         }
-        Ok(self)
+        Ok(())
     }
 
     /// A ring as small as a test needs it.
@@ -152,10 +162,30 @@ impl<M: Memory> Consumer<M> {
             .write(POLICY, &policy[..policy.len().min(POLICY_BYTES)]);
     }
 
-    /// Names the thread whose robust list holds the `owner` word (see set_robust_list(2)).
-    pub fn own(&self, thread_id: u32) {
-        self.memory
-            .store_u32(control::OWNER, thread_id, Ordering::Relaxed);
+    /// Whether the application was told this policy; empty: none.
+    pub fn has_policy(&self, policy: &[u8]) -> bool {
+        let mut found = [0; POLICY_BYTES];
+        self.memory.read(POLICY, &mut found);
+        let (told, rest) = found.split_at(policy.len().min(POLICY_BYTES));
+        told == policy && rest.iter().all(|byte| *byte == 0)
+    }
+
+    /// Names the thread whose robust list holds the `owner` word (see set_robust_list(2)). False: another
+    /// agent that lives reads this ring, or the application has left it; nothing has changed then.
+    #[must_use]
+    pub fn own(&self, thread_id: u32) -> bool {
+        let owner = self.memory.load_u32(control::OWNER, Ordering::Relaxed);
+        let nobody = owner == 0 || owner & OWNER_DIED != 0;
+        nobody
+            && self
+                .memory
+                .compare_exchange_u32(control::OWNER, owner, thread_id)
+                .is_ok()
+    }
+
+    /// Says that the next agent gets this ring, should this one end.
+    pub fn keep(&self) {
+        self.memory.store_u32(control::KEPT, 1, Ordering::Release);
     }
 
     /// Announces that the agent is going to FUTEX_WAIT for the value 1 of the `sleeping` word.

@@ -6,8 +6,8 @@ use super::WAKE_BYTES;
 use super::cursor::{Span, used};
 use super::mem::Memory;
 use crate::layout::{
-    BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, RecordWord,
-    STATE_DETACHED, STATE_EXCLUDED, STATE_READY, STATE_WAITING, control, padded, stamp,
+    BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, OWNER_LEFT,
+    RecordWord, STATE_DETACHED, STATE_EXCLUDED, STATE_READY, STATE_WAITING, control, padded, stamp,
 };
 use crate::sync::{AtomicU64, Ordering};
 
@@ -131,6 +131,32 @@ impl<M: Memory> Producer<M> {
         matches!(self.room(), Err(Refused::Detached))
     }
 
+    /// Whether the agent is gone and the next one is to get this ring.
+    pub fn orphaned(&self) -> bool {
+        self.owner() & OWNER_DIED != 0 && self.kept()
+    }
+
+    /// Gives up waiting for the next agent. False: it is there, or this ring isn't orphaned.
+    pub fn leave(&self) -> bool {
+        let owner = self.owner();
+        // Only one of us gets it: the next agent exchanges the same word, see `Consumer::own`.
+        owner & OWNER_DIED != 0
+            && self
+                .memory
+                .compare_exchange_u32(control::OWNER, owner, OWNER_LEFT)
+                .is_ok()
+    }
+
+    fn owner(&self) -> u32 {
+        self.memory.load_u32(control::OWNER, Ordering::Relaxed)
+    }
+
+    #[cold]
+    fn kept(&self) -> bool {
+        // Stored before the agent died, which the kernel told by `owner`.
+        self.memory.load_u32(control::KEPT, Ordering::Relaxed) == 1
+    }
+
     /// Whether the agent has answered and given this ring its pages.
     pub fn ready(&self) -> bool {
         self.memory.load_u32(control::STATE, Ordering::Acquire) == STATE_READY
@@ -245,8 +271,8 @@ impl<M: Memory> Producer<M> {
     fn room(&self) -> Result<Room, Refused> {
         // Pairs with the Release store in `Consumer::grant_up_to`: what is granted is valid with READY.
         let state = self.memory.load_u32(control::STATE, Ordering::Acquire);
-        let owner = self.memory.load_u32(control::OWNER, Ordering::Relaxed);
-        if owner & OWNER_DIED != 0 {
+        // Not a thread's id: the agent is gone. What is kept for the next one is written all the same.
+        if self.owner() >= OWNER_LEFT && !self.orphaned() {
             return Err(Refused::Detached);
         }
         match state {

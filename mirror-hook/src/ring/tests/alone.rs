@@ -3,8 +3,8 @@
 use super::*;
 use crate::event::CloseReason;
 use crate::layout::{
-    BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_PAYLOAD, OWNER_DIED, RecordWord, control,
-    padded, stamp,
+    BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_PAYLOAD, OWNER_DIED, OWNER_LEFT, RecordWord,
+    control, padded, stamp,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -217,6 +217,10 @@ fn a_producer_believes_no_control_page() {
     assert_eq!(result(control::STATE, 2), Err(Refused::Detached));
     let died = u64::from(OWNER_DIED | 1234);
     assert_eq!(result(control::OWNER, died), Err(Refused::Detached));
+    assert_eq!(
+        result(control::OWNER, OWNER_LEFT.into()),
+        Err(Refused::Detached)
+    );
     assert_eq!(result(control::OWNER, 1234), Ok(()));
     memory.store_u32(control::STATE, 1, Ordering::Relaxed);
     for granted in [
@@ -231,6 +235,35 @@ fn a_producer_believes_no_control_page() {
     }
     assert!(Producer::new(&memory, 2 * BOOTSTRAP_BYTES).is_none());
     assert!(Consumer::new(&memory, 2 * BOOTSTRAP_BYTES).is_err());
+}
+
+#[test]
+fn a_kept_ring_is_written_until_it_is_left_and_one_agent_gets_it() {
+    let memory = HeapMemory::new(usize::try_from(BOOTSTRAP_BYTES).unwrap());
+    let producer = Producer::new(&memory, BOOTSTRAP_BYTES).unwrap();
+    let consumer = Consumer::new(&memory, BOOTSTRAP_BYTES).unwrap();
+    assert!(consumer.own(1234));
+    assert!(!consumer.own(1235), "it has an owner");
+    consumer.grant();
+    consumer.keep();
+    assert!(!producer.orphaned() && !producer.leave());
+    memory.store_u32(control::OWNER, OWNER_DIED, Ordering::Relaxed);
+    assert!(producer.orphaned());
+    assert_eq!(producer.write(data(1), &[&body(0, 1)]), Ok(()));
+    // The next one.
+    let heir = Consumer::resume(&memory, BOOTSTRAP_BYTES).unwrap();
+    assert!(heir.own(1236));
+    assert!(!heir.own(1237));
+    assert!(!producer.orphaned() && !producer.leave());
+    // Nobody comes.
+    memory.store_u32(control::OWNER, OWNER_DIED, Ordering::Relaxed);
+    assert!(producer.leave());
+    assert!(producer.detached());
+    assert!(!heir.own(1238));
+    // Without a keeper it is over at once.
+    memory.store_u32(control::OWNER, OWNER_DIED, Ordering::Relaxed);
+    memory.store_u32(control::KEPT, 0, Ordering::Relaxed);
+    assert!(producer.detached() && !producer.orphaned());
 }
 
 #[test]

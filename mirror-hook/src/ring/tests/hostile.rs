@@ -163,7 +163,7 @@ fn consume(memory: &Mapping, seed: u64, seen: &Seen, over: &AtomicBool) {
                     }
                     Err(_) => Consumer::new(memory, DATA_BYTES).unwrap(),
                 };
-                consumer.own(77);
+                let _ = consumer.own(77);
                 consumer.grant_up_to(dice.one_of(&[0, BOOTSTRAP_BYTES, u64::MAX]));
                 consumer.extend(u64::MAX);
             }
