@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use mirror_tests::client;
 use mirror_tests::manager::Manager;
-use mirror_tests::nginx::Nginx;
+use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, until};
 use mirror_tests::reader::{Capture, ReadError};
@@ -41,7 +41,11 @@ struct Scenario<'p> {
 
 impl<'p> Scenario<'p> {
     fn new(place: &'p Place, room: usize) -> Self {
-        let nginx = Nginx::new(place);
+        let options = Options {
+            requests: u64::from(u32::MAX >> 1),
+            ..Options::default()
+        };
+        let nginx = Nginx::with(place, options);
         nginx.start();
         fs::create_dir(place.path("run")).expect("make a directory");
         Self {
