@@ -248,6 +248,17 @@ impl<'a> Watched<'a> {
         self.place.path(pause)
     }
 
+    /// A program that asks for the agent.
+    fn asking(&self, words: &[String]) -> Command {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.env("LD_LIBRARY_PATH", library_dir());
+        command.env("SSLCOLLECTOR_SOCKET", self.path("run/agent.sock"));
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        command.env("SSLCOLLECTOR_AGENT_UID", uid);
+        command
+    }
+
     /// Starts the client, which pauses where its steps are a single word.
     fn start(&mut self, nginx: &Nginx<'_>, policy: Option<&str>, steps: &[&str]) {
         let pauses = steps.iter().map(|step| match step.contains('@') {
@@ -256,13 +267,7 @@ impl<'a> Watched<'a> {
         });
         let pauses: Vec<_> = pauses.collect();
         let pauses: Vec<_> = pauses.iter().map(String::as_str).collect();
-        let words = marked(nginx, &pauses);
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        command.env("LD_LIBRARY_PATH", library_dir());
-        command.env("SSLCOLLECTOR_SOCKET", self.path("run/agent.sock"));
-        let uid = rustix::process::geteuid().as_raw().to_string();
-        command.env("SSLCOLLECTOR_AGENT_UID", uid);
+        let mut command = self.asking(&marked(nginx, &pauses));
         if let Some(policy) = policy {
             command.env("SSLCOLLECTOR_POLICY", policy);
         }
@@ -317,6 +322,43 @@ impl<'a> Watched<'a> {
 /// Where the agent answers in a ring's control page, and what.
 const STATE: u64 = 192;
 const READY: u32 = 1;
+
+/// What the agent may only drop once the wire has told whose it is: it keeps nothing of it.
+#[test]
+fn what_the_agent_drops_is_nowhere() {
+    let place = place();
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let filters = ["--deny", "server-net=127.0.0.1", "--unknown-flow", "mirror"];
+    let mut watched = Watched::new(&place, &filters);
+    for (host, file) in [("127.0.0.1", "secret"), ("[::1]", "first")] {
+        let url = format!("https://{host}:{}/get/{file}?request-of-{file}", nginx.port);
+        let out = place.path("out/curl").display().to_string();
+        let curl = [
+            "curl",
+            "-q",
+            "-sS",
+            "-k",
+            "--http1.1",
+            "--noproxy",
+            "*",
+            "-o",
+            &out,
+            &url,
+        ];
+        let mut client = watched.asking(&curl.map(str::to_owned));
+        assert!(Process::start(&mut client).wait().success());
+    }
+    watched.captured("response-of-first");
+    for secret in SECRET {
+        assert_eq!(watched.in_agent(secret), 0, "{secret}");
+    }
+    watched.agent.signal(Signal::TERM);
+    assert!(watched.agent.wait().success());
+    let capture = fs::read(place.path("capture.pcapng")).expect("the capture");
+    assert_eq!(occurrences(&capture, b"-of-secret"), 0);
+    nginx.quit();
+}
 
 const SECRET: [&str; 2] = ["request-of-secret", "response-of-secret"];
 
