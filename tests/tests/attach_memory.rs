@@ -61,12 +61,6 @@ struct Charges {
     agent: Process,
 }
 
-/// What the program's group was charged with when a ring was full.
-#[derive(Debug)]
-struct Charge {
-    for_rings: u64,
-}
-
 impl Charges {
     fn new(name: &str) -> Option<Self> {
         let group = Group::new(name, None)?;
@@ -85,7 +79,8 @@ impl Charges {
         })
     }
 
-    fn measure(&self, what: &str, more: &[&str]) -> Vec<Charge> {
+    /// What the program prints for each ring.
+    fn rings(&self, what: &str, more: &[&str]) -> Vec<String> {
         let mut command = Command::new(self.place.path("charged"));
         command.arg(what).arg(&self.group.0).args(more);
         command.env("SSLCOLLECTOR_SOCKET", self.place.path("agent.sock"));
@@ -93,13 +88,7 @@ impl Charges {
         let output = run(&mut command);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{}: {said}", output.status);
-        let charge = |line: &str| {
-            let mut numbers = line.split(" charged ").nth(1)?.split(' ');
-            let for_rings = numbers.next()?.parse().ok()?;
-            Some(Charge { for_rings })
-        };
-        let charges = said.lines().map(|line| charge(line).expect("a charge"));
-        charges.collect()
+        said.lines().map(str::to_owned).collect()
     }
 }
 
@@ -154,12 +143,26 @@ fn two_hundred_rings_of_a_process_with_a_mebibyte_to_spare() {
         println!("no memory cgroup can be made here: nothing was tested");
         return;
     };
-    let measured = charges.measure("again", &["200", &(1 << 20).to_string()]);
-    assert_eq!(measured.len(), 200);
-    for (number, charge) in measured.iter().enumerate() {
-        let most = BOOTSTRAP + CONTROL;
-        assert!(charge.for_rings <= most, "{number}: {charge:?}");
-    }
+    let rings = charges.rings("again", &["200", &(1 << 20).to_string()]);
+    assert_eq!(rings.len(), 200);
     charges.agent.signal(Signal::TERM);
     assert!(charges.agent.wait().success());
+}
+/// The process gives such a ring up after a while, and asks anew. The agent still has it in its socket.
+#[test]
+fn an_agent_that_never_answers_costs_one_bootstrap_region() {
+    let Some(charges) = Charges::new("unanswered") else {
+        println!("no memory cgroup can be made here: nothing was tested");
+        return;
+    };
+    charges.agent.signal(Signal::STOP);
+    let rings = charges.rings("unanswered", &["2"]);
+    assert_eq!(rings.len(), 2);
+    for ring in &rings {
+        let (_, charged) = ring.split_once(' ').expect("a charge");
+        let charged = charged.parse().expect("a charge");
+        // It has been filled, so there is one.
+        let expected = BOOTSTRAP..=BOOTSTRAP + CONTROL;
+        assert!(expected.contains(&charged), "{rings:?}");
+    }
 }
