@@ -164,7 +164,64 @@ fn wipe(text: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, read_to_string};
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+
+    /// What is looked for, each bit turned round: so the search isn't what it finds.
+    const TURNED: [u8; 16] = [
+        0x9c, 0x8b, 0xc7, 0x11, 0xf0, 0x35, 0x8e, 0xd2, 0x6a, 0x47, 0xb9, 0x23, 0xe1, 0x5d, 0x78,
+        0x04,
+    ];
+
+    /// How often it stands in what this process can write to.
+    fn found_in_memory() -> usize {
+        const STEP: usize = 64 * 1024;
+        let memory = File::open("/proc/self/mem").unwrap();
+        let mut bytes = vec![0; STEP];
+        let mut found = 0;
+        for line in read_to_string("/proc/self/maps").unwrap().lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let address = |text| u64::from_str_radix(text, 16).unwrap();
+            for at in (address(from)..address(to)).step_by(STEP) {
+                // This buffer is part of what is searched.
+                wipe(&mut bytes);
+                let left = usize::try_from(address(to) - at).unwrap().min(STEP);
+                if rest.starts_with("rw") && memory.read_exact_at(&mut bytes[..left], at).is_ok() {
+                    let windows = bytes.windows(TURNED.len());
+                    found += windows
+                        .filter(|bytes| bytes.iter().zip(TURNED).all(|(a, b)| *a == !b))
+                        .count();
+                }
+            }
+        }
+        wipe(&mut bytes);
+        found
+    }
+
+    #[test]
+    fn text_that_is_dropped_is_nowhere() {
+        let mut held = Held::default();
+        let mut text = vec![0; 4096];
+        for _ in 0..8 {
+            text.iter_mut()
+                .zip(TURNED.iter().cycle())
+                .for_each(|(byte, turned)| *byte = !turned);
+            held.push_data(WallTime(1), Direction::Sent, 0, &text);
+            wipe(&mut text);
+        }
+        // Some lie across the ends of what is read at once, some are seen in the buffer as well.
+        let whole = 8 * text.len() / TURNED.len();
+        assert!(found_in_memory() >= whole - 8, "the search finds nothing");
+        // Nor where it stood before there was more of it.
+        // So that what is freed isn't given back to the system at once.
+        let above = vec![1_u8; 64 * 1024];
+        drop(held);
+        assert_eq!(found_in_memory(), 0);
+        drop(above);
+    }
 
     #[test]
     fn rejected_early_data_is_forgotten_and_the_rest_stays() {
