@@ -15,7 +15,7 @@ use crate::filter::Policy;
 use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
 
 /// CLOCK_MONOTONIC in nanoseconds, as the hook stamps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonotonicTime(pub u64);
 
 /// Nanoseconds since 1970-01-01 00:00 UTC, as a capture file has it.

@@ -105,6 +105,10 @@ impl Counts {
                 "{} ended in the middle of a write: what its last sessions said is incomplete",
                 counted(intake.tail_unknown, "process"),
             )),
+            (intake.ended_early, format!(
+                "{} ended by its process may go on in one that this has forked: what that says is another flow",
+                counted(intake.ended_early, "session"),
+            )),
             (intake.refused_total(), format!(
                 "{} to be mirrored refused: {}",
                 counted(intake.refused_total(), "request"),

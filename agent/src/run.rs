@@ -179,7 +179,9 @@ impl Agent<'_> {
             let Some(exit) = exit.filter(|_| !worked) else {
                 continue;
             };
-            let left = self.intake.processes().count();
+            // Of those that haven't said anything yet the number isn't known.
+            let silent = usize::from(self.intake.withheld() > 0);
+            let left = self.intake.processes().count() + silent;
             if left == 0 || stops > 0 {
                 return Ok(exit);
             }

@@ -29,7 +29,7 @@ const SMALL_DATA_BYTES: u64 = 1024 * 1024;
 ///
 /// ```text
 ///   0 u64 magic    8 u32 abi_version    12 u32 control_bytes    16 u64 data_bytes
-///   24 u64 instance    32 u64 parent_instance or 0    40 u32 parent_fork    44 u32 0
+///   24 u64 instance    32 u64 parent_instance or 0    40 u32 parent_fork    44 u32 silent_forks
 ///   48 [u8; 16] name
 /// ```
 ///
@@ -44,6 +44,9 @@ pub struct AttachMessage {
     pub parent_instance: Option<u64>,
     /// Which of that process's forks led to this one, counted from 1; 0: none that was counted.
     pub parent_fork: u32,
+    /// How often those on the way from there have forked, this process included, before they asked for a
+    /// ring: with 0 it alone came of that fork.
+    pub silent_forks: u32,
     /// What the process was called as it started: the name of the thread that loaded the hook, filled
     /// up with NULs.
     pub name: [u8; NAME_BYTES],
@@ -86,6 +89,7 @@ impl AttachMessage {
         out[24..32].copy_from_slice(&self.instance.to_ne_bytes());
         out[32..40].copy_from_slice(&self.parent_instance.unwrap_or(0).to_ne_bytes());
         out[40..44].copy_from_slice(&self.parent_fork.to_ne_bytes());
+        out[44..48].copy_from_slice(&self.silent_forks.to_ne_bytes());
         out[48..].copy_from_slice(&self.name);
         out
     }
@@ -132,6 +136,7 @@ impl AttachMessage {
             instance: word(24),
             parent_instance: Some(word(32)).filter(|parent| *parent != 0),
             parent_fork: half(40),
+            silent_forks: half(44),
             name: *name,
         })
     }
@@ -293,6 +298,7 @@ mod tests {
             instance: 7,
             parent_instance: Some(6),
             parent_fork: 5,
+            silent_forks: 4,
             name: *b"a-name-of-15-ch\0",
         };
         let bytes = message.encode();

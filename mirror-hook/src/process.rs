@@ -73,6 +73,10 @@ static LAST: Slot<Ring> = Slot::empty();
 static PARENT: AtomicU64 = AtomicU64::new(0);
 /// Which of that process's forks led here, counted from 1; 0: none that was counted.
 static BORN: AtomicU32 = AtomicU32::new(0);
+/// How often the processes on the way from there to this one have forked; and what that was when this one
+/// asked for a ring.
+static SILENT: AtomicU32 = AtomicU32::new(0);
+static BORN_SILENT: AtomicU32 = AtomicU32::new(0);
 /// The count as it is in the memory of a child that this process is about to make.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 static RINGS: AtomicU64 = AtomicU64::new(0);
@@ -177,11 +181,15 @@ pub(crate) fn handshake() {
     }
 }
 
-/// This process is about to fork. In one that was forked itself and has not looked since, nothing is
-/// counted: its children are their grandparent's, by the same fork.
+/// This process is about to fork. In one that was forked itself and has not looked since, its children
+/// are their grandparent's, by the same fork.
 pub(crate) fn forks_now() {
     let page = PAGE.load();
-    if !enabled() || page.alive.load(Ordering::Acquire) == 0 {
+    if !enabled() {
+        return;
+    }
+    if page.alive.load(Ordering::Acquire) == 0 {
+        SILENT.fetch_add(1, Ordering::Relaxed);
         return;
     }
     let count = page.forks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -323,6 +331,7 @@ fn leave_parent() -> Option<&'static Ring> {
         remember_filters(ring);
         PARENT.store(ring.instance, Ordering::Relaxed);
         BORN.store(FORKING.load(Ordering::Relaxed), Ordering::Relaxed);
+        BORN_SILENT.store(SILENT.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         LAST.set(None);
     }
     PAUSE_S.store(1, Ordering::Relaxed);
@@ -350,6 +359,7 @@ fn new_ring(page: &ForkPage<Ring>, settings: &Settings) -> Option<&'static Ring>
         instance,
         parent_instance: Some(PARENT.load(Ordering::Relaxed)).filter(|parent| *parent != 0),
         parent_fork: BORN.load(Ordering::Relaxed),
+        silent_forks: BORN_SILENT.load(Ordering::Relaxed),
         name: fork::name(),
     };
     let producer = attach::attach(settings, message).ok()?;

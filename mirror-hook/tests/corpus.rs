@@ -68,6 +68,7 @@ fn the_corpus_is_what_a_hook_writes() {
         instance: 0x1234,
         parent_instance: Some(7),
         parent_fork: 2,
+        silent_forks: 1,
         name: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
     };
     let (bodies, ring) = written();

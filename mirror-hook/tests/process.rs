@@ -444,6 +444,7 @@ fn a_forked_child_has_a_ring_of_its_own() {
         let parent = Some(parent.message.instance);
         assert_eq!(forked.message.parent_instance, parent);
         assert_eq!(forked.message.parent_fork, number);
+        assert_eq!(forked.message.silent_forks, number - 1);
         // The test's thread is called like that, and it is the one that the hook starts in.
         assert_eq!(&forked.message.name, b"application\0\0\0\0\0");
     }

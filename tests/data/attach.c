@@ -15,6 +15,13 @@
  *     fork, clone       the steps that follow are the child's; the parent waits for its end
  *     vfork             a child that shares the memory and becomes /bin/true
  *     daemon            as daemon(3)
+ *     leave:FILE        fork, where the parent gives the connection back without a word, makes FILE.left,
+ *                       and only then waits for the child's end
+ *     idle:FILE         a child that has all that its parent has, writes its pid to FILE.here, and does nothing
+ *                       until FILE.go is there
+ *     spawn:FILE        a child that executes sleep(1), its pid in FILE.here
+ *     drop              gives the connection back without a word
+ *     exec              becomes itself anew, with the steps that follow
  *     uid:N             gives up root for user N
  *     chroot:DIR, hide:DIR  changes the root; covers DIR in a mount namespace of its own
  *     unshare:net|pid   another namespace (of pid: for its children)
@@ -296,6 +303,71 @@ static void fork_off(int raw)
         be_the_parent(child);
 }
 
+/* The connection, without close_notify. */
+static void drop(void)
+{
+    SSL_set_quiet_shutdown(current.ssl, 1);
+    SSL_free(current.ssl);
+    close(current.socket);
+    current = (struct connection) { .socket = -1 };
+}
+
+static void make_file(const char *name, const char *what, const char *text)
+{
+    char path[4096], made[4096 + 8];
+    FILE *file;
+
+    /* It is there with all that is in it. */
+    snprintf(path, sizeof(path), "%s.%s", name, what);
+    snprintf(made, sizeof(made), "%s.new", path);
+    file = fopen(made, "w");
+    must(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0, made);
+    must(rename(made, path) == 0, path);
+}
+
+static void leave_to_child(const char *name)
+{
+    pid_t child;
+
+    fflush(stdout);
+    child = fork();
+    must(child >= 0, "fork");
+    if (child == 0)
+        return;
+    drop();
+    make_file(name, "left", "");
+    be_the_parent(child);
+}
+
+static void make_child(const char *name, int execute)
+{
+    char text[32], path[4096];
+    struct timespec pause = { 0, 10000000 };
+    pid_t child;
+
+    fflush(stdout);
+    child = fork();
+    must(child >= 0, "fork");
+    if (child != 0)
+        return;
+    snprintf(text, sizeof(text), "%d\n", getpid());
+    /* Nobody waits for what it has of the standard streams. */
+    close(1);
+    close(2);
+    if (execute) {
+        /* The socket, too. */
+        syscall(SYS_close_range, 3, ~0U, 0);
+        make_file(name, "here", text);
+        execlp("sleep", "sleep", "600", (char *)NULL);
+        _exit(1);
+    }
+    make_file(name, "here", text);
+    snprintf(path, sizeof(path), "%s.go", name);
+    for (int i = 0; i < WAITS && access(path, F_OK) != 0; i++)
+        nanosleep(&pause, NULL);
+    _exit(0);
+}
+
 static void become_true(void)
 {
     int status = 1;
@@ -410,7 +482,14 @@ static void step(const char *name, const char *argument)
         fork_off(name[0] == 'c');
     else if (strcmp(name, "vfork") == 0)
         become_true();
-    else if (strcmp(name, "daemon") == 0) {
+    else if (strcmp(name, "leave") == 0)
+        leave_to_child(argument);
+    else if (strcmp(name, "idle") == 0 || strcmp(name, "spawn") == 0)
+        make_child(argument, name[0] == 's');
+    else if (strcmp(name, "drop") == 0) {
+        tell();
+        drop();
+    } else if (strcmp(name, "daemon") == 0) {
         fflush(stdout);
         must(daemon(1, 1) == 0, "daemon");
     } else if (strcmp(name, "uid") == 0)
@@ -440,6 +519,21 @@ static void step(const char *name, const char *argument)
     }
 }
 
+/* The steps that follow number `at` come behind the port. */
+static void become_anew(char **argv, int at)
+{
+    int i;
+
+    fflush(stdout);
+    if (current.ssl != NULL)
+        tell();
+    for (i = 2; argv[at + 1] != NULL; i++)
+        argv[i] = argv[++at];
+    argv[i] = NULL;
+    execv(argv[0], argv);
+    fail("exec");
+}
+
 int main(int argc, char **argv)
 {
     must(argc > 2, "attach PORT STEP...");
@@ -450,6 +544,8 @@ int main(int argc, char **argv)
     SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
     for (int i = 2; i < argc; i++) {
         char name[32] = "";
+        if (strcmp(argv[i], "exec") == 0)
+            become_anew(argv, i);
         const char *argument = strchr(argv[i], ':');
         size_t length = argument ? (size_t)(argument - argv[i]) : strlen(argv[i]);
         snprintf(name, sizeof(name), "%.*s", (int)length, argv[i]);

@@ -231,26 +231,6 @@ pub fn assert_whole(flows: &[Flow], connection: &Connection) {
     assert_eq!(response, Some(&connection.received[..]), "{comment}");
 }
 
-/// As [`assert_whole`], of a connection that went from a process to its child: where the child's part is
-/// a flow of its own, that says so.
-///
-/// # Panics
-/// As above.
-pub fn assert_whole_with_children(flows: &[Flow], connection: &Connection) {
-    let parts: Vec<_> = flows
-        .iter()
-        .filter(|flow| flow.client.port() == connection.port)
-        .collect();
-    let inherited = |flow: &&Flow| flow.comment.contains("announced=inherited");
-    assert!(parts.iter().skip(1).all(inherited), "{parts:?}");
-    let join = |stream: fn(&Flow) -> Option<&[u8]>| -> Vec<u8> {
-        let whole = |flow: &&Flow| stream(flow).expect("no hole").to_vec();
-        parts.iter().flat_map(whole).collect()
-    };
-    assert!(join(|flow| flow.request.whole()) == connection.sent);
-    assert!(join(|flow| flow.response.whole()) == connection.received);
-}
-
 /// Compiles the client for the library that the loader finds, or for the one that `options` name.
 ///
 /// # Panics

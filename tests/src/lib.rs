@@ -30,6 +30,7 @@ pub mod nginx;
 pub mod place;
 pub mod postgres;
 pub mod process;
+pub mod program;
 pub mod reader;
 pub mod rules;
 pub mod service;

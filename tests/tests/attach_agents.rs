@@ -1,7 +1,6 @@
 //! What agents do while a program wants one: nobody listens, nobody answers, one comes late, goes, is
 //! killed, and another comes. The program notices nothing; what an agent had of it is right.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use mirror_tests::attach::{
@@ -10,56 +9,10 @@ use mirror_tests::attach::{
 use mirror_tests::client::PYTHON;
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, run, until};
+use mirror_tests::program::{Program, file};
 use rustix::process::Signal;
 
 const PAGES: [usize; 2] = [1, 20_000];
-
-/// A program that waits for us at some of its steps.
-struct Program<'s> {
-    scenario: &'s Scenario<'s>,
-    process: Process,
-}
-
-impl<'s> Program<'s> {
-    /// Steps of the form `wait:NAME` wait for [`Program::go_on`].
-    fn start(scenario: &'s Scenario<'s>, steps: &[&str]) -> Self {
-        let steps: Vec<_> = steps
-            .iter()
-            .map(|step| match step.strip_prefix("wait:") {
-                Some(name) => format!("wait:{}", file(scenario, name).display()),
-                None => (*step).to_owned(),
-            })
-            .collect();
-        let words = scenario.words(&steps);
-        let process = Process::start_piped(&mut scenario.patched(&words));
-        Self { scenario, process }
-    }
-
-    fn waits_at(&self, name: &str) {
-        let here = file(self.scenario, &format!("{name}.here"));
-        until(name, || here.exists().then_some(()));
-    }
-
-    fn go_on(&self, name: &str) {
-        let go = file(self.scenario, &format!("{name}.go"));
-        std::fs::write(go, "").expect("let it go on");
-    }
-
-    /// What it has said, which must have ended well.
-    fn end(self) -> Vec<Connection> {
-        let run = Run::of(self.process.output());
-        assert_eq!(run.code, Some(0), "{run:?}");
-        assert!(run.stdout.ends_with("done\n"), "{run:?}");
-        for complaint in ["has changed", "leaves"] {
-            assert!(!run.stdout.contains(complaint), "{run:?}");
-        }
-        run.connections
-    }
-}
-
-fn file(scenario: &Scenario<'_>, name: &str) -> PathBuf {
-    scenario.place.path("out").join(name)
-}
 
 /// From `offset` on, what the connection said and heard is in its flow; before it, nothing.
 fn assert_from(flow: &mirror_tests::streams::Flow, connection: &Connection, begin: (usize, usize)) {

@@ -2,16 +2,13 @@
 //! into namespaces, limit themselves. The session goes on as without a mirror, and what was mirrored is
 //! right.
 
-use mirror_tests::attach::{
-    Connection, Run, Scenario, assert_whole, assert_whole_with_children, compile,
-};
+use mirror_tests::attach::{Connection, Run, Scenario, assert_whole, compile};
 use mirror_tests::place::Place;
 use mirror_tests::process::run;
 use mirror_tests::sslcollector::library_dir;
 use mirror_tests::streams::Flow;
 
 const PAGES: [usize; 2] = [1, 20_000];
-const FORKS: [&str; 2] = ["fork", "clone"];
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -24,11 +21,7 @@ fn whole<S: AsRef<str>>(scenario: &Scenario<'_>, steps: &[S], count: usize) -> V
     assert_eq!(said.len(), count);
     let flows = scenario.flows(agent, "capture.pcapng");
     for connection in &said {
-        if steps.iter().any(|step| FORKS.contains(&step.as_ref())) {
-            assert_whole_with_children(&flows, connection);
-        } else {
-            assert_whole(&flows, connection);
-        }
+        assert_whole(&flows, connection);
     }
     said
 }

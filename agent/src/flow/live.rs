@@ -13,8 +13,12 @@ pub(super) struct LiveFlow {
     number: u64,
     pub(super) id: FlowId,
     pub(super) role: Role,
+    /// User of the process that began it.
+    uid: u32,
     /// Sessions (a process and its forked children) that hold the connection.
     holders: u32,
+    /// One of them has given it back; the others may still go on.
+    freed: bool,
     sides: [Stream; 2],
     last: WallTime,
     ended: bool,
@@ -54,7 +58,9 @@ impl LiveFlow {
             number,
             id: info.id,
             role: info.role,
+            uid: info.process.uid,
             holders: 1,
+            freed: false,
             sides,
             last: at,
             ended: false,
@@ -63,6 +69,12 @@ impl LiveFlow {
         };
         flow.emit(at, FlowChange::Begin(info), sink);
         flow
+    }
+
+    /// Whether a process of this user may go on with it: nobody speaks in another's name, but what root
+    /// has forked may have become somebody else's.
+    pub(super) fn may_be_joined_by(&self, uid: u32) -> bool {
+        self.uid == uid || self.uid == 0
     }
 
     /// Another process holds the connection too.
@@ -145,7 +157,10 @@ impl LiveFlow {
             CloseReason::SentEnd => self.finish(at, local, stats, sink),
             CloseReason::ReceivedEnd => self.finish(at, local.peer(), stats, sink),
             CloseReason::Free => {
-                if self.release_holder() {
+                self.freed = true;
+                // Behind close_notify the session is over, whoever has it still.
+                let over = self.sides[index(local)].finished;
+                if self.release_holder(at) || over {
                     self.finish(at, local, stats, sink);
                     self.finish(at, local.peer(), stats, sink);
                 }
@@ -156,7 +171,15 @@ impl LiveFlow {
 
     /// One of the flow's processes is gone.
     pub(super) fn died(&mut self, at: WallTime, stats: &mut FlowStats, sink: &mut dyn FlowSink) {
-        if self.release_holder() {
+        if !self.release_holder(at) {
+            return;
+        }
+        // One that was given back in good order by somebody ended when the last of the others did.
+        if self.freed {
+            let local = Side::speaker(self.role, Direction::Sent);
+            self.finish(at, local, stats, sink);
+            self.finish(at, local.peer(), stats, sink);
+        } else {
             self.reset(at, stats, sink);
         }
     }
@@ -166,8 +189,9 @@ impl LiveFlow {
         self.ended
     }
 
-    /// True: that was the last one.
-    fn release_holder(&mut self) -> bool {
+    /// True: that was the last one. The flow ends no earlier than any of them.
+    fn release_holder(&mut self, at: WallTime) -> bool {
+        self.last = self.last.max(at);
         self.holders = self.holders.saturating_sub(1);
         self.holders == 0
     }

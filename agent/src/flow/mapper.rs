@@ -14,7 +14,8 @@
 //! - Filters are asked when a flow would begin; what isn't known by then excludes where a rule asks for it.
 //! - Flow ids are SHA-256 of both randoms, cut to 128 bits: the same at both ends and on every host.
 //! - Two sessions of one id and opposite roles are two copies of one connection, see [`super::twin`].
-//!   Two of the same role and one of them inherited are a parent and its child: one flow.
+//!   Two of the same role and one of them inherited are a parent and its child: one flow, which ends with
+//!   the last of them.
 //!
 //! Pure: the time is an argument. Events of one session must come in their order.
 
@@ -176,7 +177,8 @@ impl Mapper {
         let Some(randoms) = self.binder.observe(fact) else {
             return;
         };
-        for key in self.awaited.remove(&randoms).unwrap_or_default() {
+        // Each takes itself out of the table.
+        for key in self.awaited.get(&randoms).cloned().unwrap_or_default() {
             self.try_release(key, now, sink);
         }
     }
@@ -275,6 +277,7 @@ impl Mapper {
                     awaits_wire: false,
                     half_closed: (false, false),
                     over: false,
+                    joined: None,
                 })
             }
             Transport::Dtls => {

@@ -36,8 +36,19 @@ impl Mapper {
         }
         let randoms = session.known.randoms();
         let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
+        let role = session.known.role;
+        let inherited = session.known.announcement == Announcement::Inherited;
+        let live = |randoms| {
+            Some(
+                self.flows
+                    .get(self.live_ids.get(&shared_id(&randoms))?)?
+                    .role,
+            )
+        };
+        // A flow that goes on has its addresses.
+        let goes_on = inherited && randoms.and_then(live) == Some(role);
         let known = session.known.tuple().is_some() || found;
-        if known || on_wire || !self.config.capture {
+        if known || on_wire || goes_on || !self.config.capture {
             return self.release(key, now, sink);
         }
         if !waiting.for_addresses {
@@ -175,20 +186,31 @@ impl Mapper {
 
     /// Begins the session's flow with what is known, and replays what it said so far.
     fn release(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
-        let Some((mut session, waiting)) = self.take_waiting(key) else {
+        // A parent comes first, and its children are there before anything of it is told: else its end
+        // would be the flow's.
+        let family = self.family_waiting(key);
+        let eldest = family.first().copied().unwrap_or(key);
+        let Some((mut session, waiting)) = self.take_waiting(eldest) else {
             return;
         };
+        let children = family.get(1..).unwrap_or(&[]);
         if let Some(why) = self.excluded(&session) {
             self.stats.excluded += 1;
             self.stats.excluded_unknown += u64::from(why == Excluded::Unknown);
             self.stats.excluded_bytes += waiting.held.text_bytes();
             if !waiting.over {
                 session.state = State::Excluded;
-                self.sessions.insert(key, session);
+                self.sessions.insert(eldest, session);
+            }
+            for child in children {
+                self.release(*child, now, sink);
             }
             return;
         }
-        let (id, joins) = self.identify(key, &session);
+        let (id, joins) = match waiting.joined {
+            Some(number) => (FlowId([0; 16]), Joins::Already(number)),
+            None => self.identify(eldest, &session),
+        };
         let mut fingerprint = Fingerprint::default();
         if session.continued.is_some() {
             fingerprint.hole(); // what came before can't be compared
@@ -211,10 +233,11 @@ impl Mapper {
                 State::Flowing(number)
             }
             Joins::Parent(number) => {
-                self.stats.joined += 1;
-                if let Some(flow) = self.flows.get_mut(&number) {
-                    flow.join();
-                }
+                self.join(number);
+                settled.flow = Some(number);
+                State::Flowing(number)
+            }
+            Joins::Already(number) => {
                 settled.flow = Some(number);
                 State::Flowing(number)
             }
@@ -224,18 +247,88 @@ impl Mapper {
             }
         };
         if self.config.reports_settled {
-            self.settled.push((key, settled));
+            self.settled.push((eldest, settled));
         }
         session.state = state;
+        if let State::Flowing(number) = session.state {
+            for child in children {
+                if self.joins_early(*child, number) {
+                    self.join(number);
+                }
+            }
+        }
         self.replay(&mut session, &waiting, sink);
         if let State::Flowing(number) = session.state {
             self.forget_if_ended(number, now);
         }
         if !waiting.over {
-            self.sessions.insert(key, session);
+            self.sessions.insert(eldest, session);
         } else if let State::Twin(id, fingerprint) = session.state {
             self.twin_ended(id, fingerprint);
         }
+        for child in children {
+            self.release(*child, now, sink);
+        }
+    }
+
+    /// Another process holds the flow's connection.
+    fn join(&mut self, number: u64) {
+        self.stats.joined += 1;
+        if let Some(flow) = self.flows.get_mut(&number) {
+            flow.join();
+        }
+    }
+
+    /// Notes at a waiting session that its parent's flow knows of it; false: it isn't that one's child.
+    fn joins_early(&mut self, child: SessionKey, number: u64) -> bool {
+        let Some(session) = self.sessions.get_mut(&child) else {
+            return false;
+        };
+        let uid = session.process.uid;
+        let flow = self.flows.get(&number);
+        let may = flow.is_some_and(|flow| flow.may_be_joined_by(uid));
+        match &mut session.state {
+            State::Waiting(waiting) if may => {
+                waiting.joined = Some(number);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The waiting sessions that are `key`'s connection in processes of one family: the eldest first. At
+    /// least `key` itself, if it waits.
+    fn family_waiting(&self, key: SessionKey) -> Vec<SessionKey> {
+        let Some(session) = self.sessions.get(&key) else {
+            return Vec::new();
+        };
+        let alone = vec![key];
+        let Some(randoms) = session.known.randoms() else {
+            return alone;
+        };
+        let role = session.known.role;
+        let relative = |key: &&SessionKey| {
+            self.sessions
+                .get(key)
+                .is_some_and(|session| session.known.role == role)
+        };
+        let waiting = self.awaited.get(&randoms).into_iter().flatten();
+        let same: Vec<_> = waiting.filter(relative).copied().collect();
+        let inherited = |key: &SessionKey| {
+            let session = self.sessions.get(key);
+            session.is_some_and(|session| session.known.announcement == Announcement::Inherited)
+        };
+        let joined = matches!(&session.state, State::Waiting(waiting) if waiting.joined.is_some());
+        let Some(place) = same.iter().position(|one| *one == key).filter(|_| !joined) else {
+            return alone;
+        };
+        // From the last one in front that has no parent here, up to the next such.
+        let first = (0..=place)
+            .rev()
+            .find(|at| !inherited(&same[*at]))
+            .unwrap_or(0);
+        let rest = same[first + 1..].iter().take_while(|key| inherited(key));
+        std::iter::once(same[first]).chain(rest.copied()).collect()
     }
 
     /// Whether the filters exclude a session of which all is known that will be.
@@ -327,7 +420,8 @@ impl Mapper {
             if flow.role != role {
                 return (id, Joins::Twin);
             }
-            if session.known.announcement == Announcement::Inherited {
+            let inherited = session.known.announcement == Announcement::Inherited;
+            if inherited && flow.may_be_joined_by(session.process.uid) {
                 return (id, Joins::Parent(*number));
             }
         } else {
@@ -448,6 +542,8 @@ enum Joins {
     Nothing,
     /// That of the process that forked it.
     Parent(u64),
+    /// The same, and the flow knows.
+    Already(u64),
     /// The other end's.
     Twin,
 }

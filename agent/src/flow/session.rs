@@ -56,6 +56,8 @@ pub(super) struct Waiting {
     pub(super) half_closed: (bool, bool),
     /// The session has closed or died in the meantime.
     pub(super) over: bool,
+    /// The flow of the process that forked this one, which has been told of it.
+    pub(super) joined: Option<u64>,
 }
 
 /// A flow that has ended.

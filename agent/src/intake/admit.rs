@@ -342,6 +342,7 @@ mod tests {
         instance: 7,
         parent_instance: None,
         parent_fork: 0,
+        silent_forks: 0,
         name: [0; 16],
     };
 

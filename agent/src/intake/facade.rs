@@ -9,7 +9,9 @@ use mirror_hook::ring::RecordBuffer;
 
 use super::admit::{Budget, Refusal, admit};
 use super::doorbell::Doorbell;
+use super::family::{Descent, Families};
 use super::kept::Resumed;
+use super::kin::{self, Owner, Relations};
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
 use super::owner::Owners;
 use super::peer::Peer;
@@ -17,7 +19,7 @@ use super::process::{Ring, Sweep};
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
 use crate::clock::monotonic_now;
-use crate::event::{ProcessInfo, SessionEvent};
+use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent};
 use crate::filter::{Filters, Told};
 use crate::keep::{Inherited, Manager};
 
@@ -124,6 +126,8 @@ pub struct Intake {
     pub(super) doorbell: Doorbell,
     pub(super) rings: BTreeMap<u64, Ring>,
     pub(super) owners: Owners,
+    pub(super) families: Families,
+    relations: Relations,
     pub(super) next_ring: u64,
     pub(super) budget: Budget,
     buffer: RecordBuffer,
@@ -178,6 +182,8 @@ impl Intake {
             doorbell,
             rings: BTreeMap::new(),
             owners: Owners::default(),
+            families: Families::default(),
+            relations: Relations::default(),
             next_ring: 1,
             buffer: RecordBuffer::new(),
             idle_sweeps: 0,
@@ -206,6 +212,7 @@ impl Intake {
                 }
             }
         }
+        self.look(monotonic_now());
         outcome.attached = usize::try_from(self.stats.attached - before).unwrap_or(usize::MAX);
         self.sweep(&mut outcome, sink);
         if outcome.worked && !self.config.filters.is_empty() {
@@ -253,11 +260,19 @@ impl Intake {
         // A full ring takes this many sweeps, once more for what was being written.
         let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;
         self.drain(usize::try_from(rounds).unwrap_or(1), sink);
+        // What ends with it: what nobody holds. The rest goes on.
+        let answers = kin::answer(&self.families.all_questions());
+        self.tell_ends(Some(&answers), monotonic_now(), sink);
     }
 
     /// The processes whose rings are attached.
     pub fn processes(&self) -> impl Iterator<Item = &Arc<ProcessInfo>> {
         self.rings.values().map(Ring::process)
+    }
+
+    /// Sessions that were given up by their processes, and may be held by others whom these have forked.
+    pub fn withheld(&self) -> usize {
+        self.families.waiting()
     }
 
     /// Counts so far.
@@ -269,6 +284,7 @@ impl Intake {
         stats.live = self.rings.len();
         stats.granted_bytes = self.budget.used_bytes;
         stats.pending_dropped = self.listener.pending_dropped;
+        stats.ended_early = self.families.told_early;
         stats
     }
 
@@ -276,6 +292,46 @@ impl Intake {
     fn detach(&self) {
         for ring in self.rings.values() {
             ring.detach();
+        }
+    }
+
+    /// Takes what was found out about processes, and asks on.
+    fn look(&mut self, now: MonotonicTime) {
+        if let Some(answers) = self.relations.answers(now) {
+            // Who had attached before that is to be known before what was found is judged.
+            self.accept();
+            self.families.answered(&answers, now);
+            for instance in answers.gone() {
+                let mut rings = self.rings.values_mut();
+                if let Some(ring) = rings.find(|ring| ring.instance == instance) {
+                    ring.process_died();
+                }
+            }
+        }
+        let rings = self.rings.values().map(|ring| (ring.instance, ring.owner));
+        self.relations
+            .ask(now, || self.families.questions(now), rings);
+    }
+
+    /// Tells the ends that waited for forked processes and do no more; with `answers`, those for which they
+    /// have to do.
+    fn tell_ends(
+        &mut self,
+        answers: Option<&kin::Answers>,
+        now: MonotonicTime,
+        sink: &mut Sink<'_>,
+    ) {
+        let rings = &mut self.rings;
+        let mut note = |event: SessionEvent<'_>| {
+            let ring = rings.get_mut(&event.session.ring);
+            if let Some(kept) = ring.and_then(|ring| ring.kept.as_mut()) {
+                kept.table.note(&event);
+            }
+            sink(event);
+        };
+        match answers {
+            Some(answers) => self.families.decide(answers, now, &mut note),
+            None => self.families.settle(now, &mut note),
         }
     }
 
@@ -302,14 +358,25 @@ impl Intake {
                 behind.insert(ring.instance);
                 continue;
             }
+            let (families, instance) = (&mut self.families, ring.instance);
             let swept = ring.sweep(
                 mark,
                 SWEEP_BYTES,
                 now,
                 &mut self.buffer,
                 &mut self.stats,
-                sink,
+                &mut |event| {
+                    if let SessionChange::Open { meta, .. } = event.change
+                        && let Some(parent) = meta.parent
+                    {
+                        families.adopted(instance, parent);
+                    }
+                    sink(event);
+                },
             );
+            for leaving in ring.take_leaving() {
+                self.families.withhold(instance, leaving, now);
+            }
             if ring.is_behind(mark) {
                 behind.insert(ring.instance);
             }
@@ -323,6 +390,7 @@ impl Intake {
                 }
             }
         }
+        self.tell_ends(None, now, sink);
     }
 
     fn free(&mut self, number: u64) {
@@ -331,6 +399,7 @@ impl Intake {
                 self.owners.let_go(held);
             }
             self.keep_no_longer(&ring);
+            self.families.ended(ring.instance, ring.forks());
             self.budget.used_bytes -= ring.cost_bytes();
             self.stats.add_counters(&ring.consumer().counters());
         }
@@ -364,6 +433,7 @@ impl Intake {
             return Err(Refusal::TooMany);
         }
         let memfd = arrival.memfd.ok_or(Refusal::Message)?;
+        let owner = Owner::of(peer.pid, &memfd);
         let watch = peer
             .watch(arrival.socket.as_fd())
             .map_err(|_| Refusal::NotWatched)?;
@@ -394,9 +464,16 @@ impl Intake {
             }
         };
         let process = Arc::new(peer.info(&admitted.message.name));
+        let message = &admitted.message;
+        self.families
+            .attached(message.instance, Descent::of(message), peer.uid, owner);
+        if self.rings.values().any(|ring| ring.owner.pid == owner.pid) {
+            // It may have executed something else since.
+            self.relations.look_at_rings();
+        }
         let policy = told.map(|told| told.policy);
         let tracker = Tracker::new(number, process, policy, self.config.max_connections);
-        let mut ring = Ring::new(admitted, tracker, watch);
+        let mut ring = Ring::new(admitted, owner, tracker, watch);
         ring.held = held;
         if let Some(Ok(memfd)) = to_keep {
             self.keep(number, &mut ring, memfd.as_fd());

@@ -12,6 +12,8 @@ use mirror_hook::ring::Memory;
 
 use super::admit::{Refusal, take_over};
 use super::facade::Intake;
+use super::family::Descent;
+use super::kin::Owner;
 use super::peer::{Peer, Watch, pid_of};
 use super::process::Ring;
 use super::tracker::{Sink, Tracker};
@@ -191,6 +193,7 @@ impl Intake {
         if self.rings.contains_key(&number) || self.rings.len() >= self.config.max_rings {
             return Err(Refusal::TooMany.into());
         }
+        let owner = Owner::of(process.pid, &memfd);
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
             let (ring, thread_id) = self.owners.hold(memfd).ok()?;
@@ -211,7 +214,15 @@ impl Intake {
         let most = self.config.max_connections;
         let tracker = Tracker::new(number, Arc::clone(&process), policy.clone(), most);
         let watched = self.doorbell.add(pidfd.as_fd(), number).is_ok();
-        let mut ring = Ring::new(admitted, tracker.resume(&saved), Watch::Pidfd(pidfd));
+        let tracker = tracker.resume(&saved);
+        let mut ring = Ring::new(admitted, owner, tracker, Watch::Pidfd(pidfd));
+        let descent = Descent::of(&identity.message);
+        self.families
+            .attached(ring.instance, descent, process.uid, owner);
+        let metas = saved.sessions.iter().filter_map(SavedSession::meta);
+        for parent in metas.filter_map(|meta| meta.parent) {
+            self.families.adopted(ring.instance, parent);
+        }
         let memory = ring.consumer().memory();
         let left = memory.load_u32(control::OWNER, Ordering::Acquire) == OWNER_LEFT
             || memory.load_u32(control::STATE, Ordering::Acquire) != STATE_READY;

@@ -4,12 +4,15 @@
 //!
 //! ```text
 //! socket ─> Listener ─message, memfd─> admit ─Consumer─> Ring ─records─> Tracker ─> SessionEvent
-//!               └──── credentials ───> Peer ──pidfd──────┘
+//!               └──── credentials ───> Peer ──pidfd──────┘   │ ends of who has forked
+//!                                                            └────> Families ──> SessionEvent
 //! ```
 
 mod admit;
 mod doorbell;
+mod family;
 mod kept;
+mod kin;
 mod listener;
 mod owner;
 mod peer;

@@ -9,7 +9,9 @@ use mirror_hook::ring::{Consumer, Memory, Next, RecordBuffer};
 use mirror_hook::shm::Mapping;
 
 use super::admit::{Admitted, Budget, Pages, Refusal};
+use super::family::Leaving;
 use super::kept::Kept;
+use super::kin::Owner;
 use super::owner::Held;
 use super::peer::Watch;
 use super::stats::IntakeStats;
@@ -29,6 +31,8 @@ pub(super) struct Ring {
     pub(super) message: AttachMessage,
     /// As its process names it.
     pub(super) instance: u64,
+    /// Where its process is found.
+    pub(super) owner: Owner,
     /// That of the process which forked this one.
     pub(super) parent_instance: Option<u64>,
     consumer: Consumer<Mapping>,
@@ -58,10 +62,11 @@ pub(super) enum Sweep {
 }
 
 impl Ring {
-    pub(super) fn new(admitted: Admitted, tracker: Tracker, watch: Watch) -> Self {
+    pub(super) fn new(admitted: Admitted, owner: Owner, tracker: Tracker, watch: Watch) -> Self {
         let mut ring = Self {
             instance: admitted.message.instance,
             message: admitted.message,
+            owner,
             parent_instance: admitted.message.parent_instance,
             consumer: admitted.consumer,
             tracker,
@@ -114,6 +119,19 @@ impl Ring {
         self.consumer
             .memory()
             .load_u64(control::HEAD, Ordering::Acquire)
+    }
+
+    /// How often its process has forked, by its own account.
+    pub(super) fn forks(&self) -> u32 {
+        // Pairs with the Release in the hook's `publish_forks`.
+        self.consumer
+            .memory()
+            .load_u32(control::FORKS, Ordering::Acquire)
+    }
+
+    /// Takes the ends that a forked process may outlive: they weren't told.
+    pub(super) fn take_leaving(&mut self) -> Vec<Leaving> {
+        self.tracker.take_leaving()
     }
 
     /// Whether something in front of `mark` hasn't been read.
@@ -208,7 +226,7 @@ impl Ring {
             return Sweep::Over;
         }
         if self.dead && drained {
-            self.tracker.died(now, sink);
+            self.tracker.died(now, Some(self.forks()), sink);
             return Sweep::Over;
         }
         match worked {
@@ -244,7 +262,9 @@ impl Ring {
                 break;
             };
             let at = MonotonicTime(closed.at_ns).clamp(self.not_before.min(now), now);
-            self.tracker.close(&closed, at, stats, sink);
+            // How often it had forked then isn't known: by now, at most.
+            let forks = self.forks();
+            self.tracker.close(&closed, at, forks, stats, sink);
             taken = true;
         }
         taken
@@ -255,6 +275,6 @@ impl Ring {
         self.quarantined = true;
         stats.quarantined += 1;
         self.consumer.detach();
-        self.tracker.died(now, sink);
+        self.tracker.died(now, None, sink);
     }
 }

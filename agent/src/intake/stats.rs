@@ -46,6 +46,8 @@ pub struct IntakeStats {
     pub skipped_records: u64,
     /// Rings whose end a killed process left without saying what it is.
     pub tail_unknown: u64,
+    /// Sessions whose end was told though a forked process may hold them.
+    pub ended_early: u64,
     /// DATA records that found no room, by the hooks' own count.
     pub dropped_records: u64,
     /// Clear text bytes in them.

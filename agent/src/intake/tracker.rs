@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mirror_hook::event::{Body, CloseReason, Direction, EarlyData, Meta, Transport};
+use mirror_hook::event::{Announcement, Body, CloseReason, Direction, EarlyData, Meta, Transport};
 use mirror_hook::layout::FLAG_RECEIVED;
 use mirror_hook::ring::{ClosedConnection, UnfinishedText};
 
+use super::family::{End, Leaving};
 use super::stats::IntakeStats;
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
 use crate::filter::Policy;
@@ -52,6 +53,17 @@ struct Connection {
     early: EarlyData,
     /// Its text isn't forged, so it isn't passed on.
     without_text: bool,
+    /// Forks of the process before which nobody else can have had it.
+    forks: u32,
+    /// The process has sent close_notify: whoever holds it, the session is over with its end.
+    sent_ended: bool,
+}
+
+impl Connection {
+    /// Whether somebody may hold it whom its process has forked, now that this has forked so often.
+    fn may_be_held(&self, forks: u32) -> bool {
+        forks > self.forks && !self.sent_ended && !self.without_text
+    }
 }
 
 /// The open connections of one ring.
@@ -66,6 +78,8 @@ pub(super) struct Tracker {
     max_open: usize,
     /// Another agent began it, and may have been killed before it noted an OPEN.
     resumed: bool,
+    /// Ends that a forked process may outlive.
+    leaving: Vec<Leaving>,
 }
 
 impl Tracker {
@@ -83,6 +97,7 @@ impl Tracker {
             highest: 0,
             max_open,
             resumed: false,
+            leaving: Vec::new(),
         }
     }
 
@@ -98,6 +113,8 @@ impl Tracker {
                 next: [meta.offsets.0, meta.offsets.1],
                 early: meta.early,
                 without_text: meta.transport != Transport::Tcp,
+                forks: forks_before(&meta),
+                sent_ended: session.ended.0,
             };
             self.open.insert(session.connection, connection);
         }
@@ -135,7 +152,7 @@ impl Tracker {
                 sent,
                 received,
                 reason,
-                forks: _,
+                forks,
             } => {
                 let closed = ClosedConnection {
                     connection,
@@ -144,7 +161,7 @@ impl Tracker {
                     received: *received,
                     at_ns: at.0,
                 };
-                self.close(&closed, at, stats, sink);
+                self.close(&closed, at, *forks, stats, sink);
                 Ok(())
             }
             Body::Lost {
@@ -155,11 +172,18 @@ impl Tracker {
         }
     }
 
-    /// Takes a CLOSE, from a record or from the close table.
+    /// Takes the ends that a forked process may outlive: they weren't told.
+    pub(super) fn take_leaving(&mut self) -> Vec<Leaving> {
+        std::mem::take(&mut self.leaving)
+    }
+
+    /// Takes a CLOSE, from a record or from the close table. `forks`: how often the process had forked by
+    /// then.
     pub(super) fn close(
         &mut self,
         closed: &ClosedConnection,
         at: MonotonicTime,
+        forks: u32,
         stats: &mut IntakeStats,
         sink: &mut Sink<'_>,
     ) {
@@ -196,8 +220,20 @@ impl Tracker {
                 });
             }
         }
+        connection.sent_ended |= closed.reason == CloseReason::SentEnd;
         if matches!(closed.reason, CloseReason::Free | CloseReason::Abort) {
+            let held = closed.reason == CloseReason::Free && connection.may_be_held(forks);
+            let before = connection.forks;
             self.open.remove(&closed.connection);
+            if held {
+                self.leaving.push(Leaving {
+                    session,
+                    at,
+                    end: End::Free,
+                    forks: (before, forks),
+                });
+                return;
+            }
         }
         let change = SessionChange::Close {
             reason: closed.reason,
@@ -231,19 +267,29 @@ impl Tracker {
         let _ = self.lost_before(text.connection, at, direction, to, stats, sink);
     }
 
-    /// The process is gone, or no longer believed: every open connection ends where it stands.
-    pub(super) fn died(&mut self, at: MonotonicTime, sink: &mut Sink<'_>) {
-        let mut connections: Vec<u64> = self.open.drain().map(|(number, _)| number).collect();
-        connections.sort_unstable();
-        for connection in connections {
-            sink(SessionEvent {
-                session: SessionKey {
-                    ring: self.ring,
-                    connection,
-                },
-                at,
-                change: SessionChange::Died,
-            });
+    /// The process is gone, having forked so often, or it is no longer believed (`None`): every open
+    /// connection ends where it stands.
+    pub(super) fn died(&mut self, at: MonotonicTime, forks: Option<u32>, sink: &mut Sink<'_>) {
+        let mut connections: Vec<_> = self.open.drain().collect();
+        connections.sort_unstable_by_key(|(number, _)| *number);
+        for (number, connection) in connections {
+            let session = SessionKey {
+                ring: self.ring,
+                connection: number,
+            };
+            match forks {
+                Some(forks) if connection.may_be_held(forks) => self.leaving.push(Leaving {
+                    session,
+                    at,
+                    end: End::Died,
+                    forks: (connection.forks, forks),
+                }),
+                _ => sink(SessionEvent {
+                    session,
+                    at,
+                    change: SessionChange::Died,
+                }),
+            }
         }
     }
 
@@ -286,6 +332,8 @@ impl Tracker {
             next: [meta.offsets.0, meta.offsets.1],
             early: meta.early,
             without_text,
+            forks: forks_before(meta),
+            sent_ended: false,
         };
         self.open.insert(number, connection);
         let process = &self.process;
@@ -426,6 +474,15 @@ impl Tracker {
             sink(self.event(number, at, change));
         }
         Ok(true)
+    }
+}
+
+/// Forks of the process before which nobody else can have had the connection. One that was announced before,
+/// by whomever, may have gone to any child.
+fn forks_before(meta: &Meta<'_>) -> u32 {
+    match meta.announcement {
+        Announcement::New => meta.forks,
+        Announcement::Midstream | Announcement::Inherited => 0,
     }
 }
 

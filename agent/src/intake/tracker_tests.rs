@@ -254,7 +254,7 @@ proptest! {
         }
         prop_assert_eq!(bench.checker.text_bytes, bench.stats.text_bytes);
         let checker = &mut bench.checker;
-        bench.tracker.died(MonotonicTime(0), &mut |event| checker.take(event));
+        bench.tracker.died(MonotonicTime(0), Some(0), &mut |event| checker.take(event));
         prop_assert!(checker.next.is_empty());
     }
 }
@@ -311,6 +311,7 @@ fn a_connection_whose_open_was_lost_with_its_reader_is_counted() {
                 instance: 1,
                 parent_instance: None,
                 parent_fork: 0,
+                silent_forks: 0,
                 name: [0; 16],
             },
             granted_bytes: 0,

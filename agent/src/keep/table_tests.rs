@@ -11,6 +11,7 @@ fn identity() -> Identity {
             instance: 77,
             parent_instance: Some(76),
             parent_fork: 2,
+            silent_forks: 0,
             name: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
         },
         granted_bytes: 1 << 16,

@@ -34,6 +34,7 @@ pub(crate) fn attach_at(agent: &Path) -> Mapping {
         instance: 5,
         parent_instance: None,
         parent_fork: 0,
+        silent_forks: 0,
         name: [0; 16],
     };
     send(agent, &message.encode(), &memfd);
