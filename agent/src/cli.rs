@@ -66,6 +66,13 @@ alone; with `-w -` its standard output goes to standard error. Signals are hande
 needed; with the right to capture packets, sessions of programs whose library has no socket (curl,
 httpd, HAProxy) carry their real addresses.")]
     Run(RunArgs),
+    /// Print the directory of the patched library for a program, or for this machine's OpenSSL.
+    #[command(after_help = "Example:
+  SSLCOLLECTOR_ENABLE=1 LD_LIBRARY_PATH=$(sslcollector library-dir nginx) nginx")]
+    LibraryDir {
+        /// The program that shall load it
+        program: Option<OsString>,
+    },
 }
 
 /// Options that both ways of working have.
@@ -126,7 +133,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "drop|wait:MS", default_value = "drop", value_parser = parse_on_full)]
     pub(crate) on_full: OnFull,
 
-    /// Directory with the patched libssl.so.3
+    /// Directory with the patched libssl; without it, the one for the OpenSSL that the program loads
     #[arg(long, value_name = "DIR")]
     pub(crate) library_dir: Option<PathBuf>,
 

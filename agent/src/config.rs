@@ -2,23 +2,19 @@
 //! refused. Nothing is opened or changed here.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use agent::filter::Filters;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
 
 use crate::cli::{Cli, Command, MirrorArgs, RunArgs, ServeArgs};
+use crate::library;
 
 /// Ring of a process that a serving agent grants, in bytes: stays in the cache of one core.
 const SERVE_RING_BYTES: u64 = 1024 * 1024;
 /// Ring that `run` grants: bulk on loopback stays whole on a busy machine of two cores.
 const RUN_RING_BYTES: u64 = 16 * 1024 * 1024;
-/// The folder of the library's version below the library directory.
-const LIBRARY_FOLDER: &str = "openssl-3.0";
-/// The library's soname.
-pub(crate) const LIBRARY_NAME: &str = "libssl.so.3";
 
 /// Where packets go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +81,15 @@ pub(crate) enum Mode {
     Run(Program),
 }
 
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Mirror, as these settings say.
+    Mirror(Settings),
+    /// Print this directory of a patched library.
+    TellLibraryDir(PathBuf),
+}
+
 /// All that the agent needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -106,17 +111,20 @@ pub(crate) struct Settings {
 ///
 /// # Errors
 /// What is missing on this machine, with the next step.
-pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Settings> {
+pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Task> {
     match cli.command {
-        Some(Command::Run(args)) => resolve_run(args),
-        None => resolve_serve(cli.serve),
+        Some(Command::Run(args)) => resolve_run(args).map(Task::Mirror),
+        Some(Command::LibraryDir { program }) => {
+            library::directory_for(program.as_deref()).map(Task::TellLibraryDir)
+        }
+        None => resolve_serve(cli.serve).map(Task::Mirror),
     }
 }
 
 fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
     let library_dir = match args.library_dir {
-        Some(dir) => checked_library_dir(dir)?,
-        None => find_library_dir()?,
+        Some(dir) => library::checked(dir)?,
+        None => library::directory_for(args.program.first().map(OsString::as_os_str))?,
     };
     Ok(Settings {
         mode: Mode::Run(Program {
@@ -190,41 +198,6 @@ fn default_socket() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(runtime).join("sslcollector/agent.sock"))
 }
 
-/// Looks beside the executable: `bin/sslcollector` has `lib/sslcollector/`, and so has
-/// `target/release/sslcollector`.
-fn find_library_dir() -> anyhow::Result<PathBuf> {
-    let exe = std::env::current_exe().context("can't tell where sslcollector itself lies")?;
-    let dir = exe
-        .parent()
-        .and_then(Path::parent)
-        .map(|prefix| prefix.join("lib/sslcollector").join(LIBRARY_FOLDER))
-        .with_context(|| format!("{} lies in no directory", exe.display()))?;
-    checked_library_dir(dir)
-}
-
-fn checked_library_dir(dir: PathBuf) -> anyhow::Result<PathBuf> {
-    if !dir.join(LIBRARY_NAME).is_file() {
-        bail!(
-            "no patched {LIBRARY_NAME} in {}: build it with `make openssl`, \
-             or say where it is with --library-dir",
-            dir.display()
-        );
-    }
-    // The dynamic loader splits LD_LIBRARY_PATH at these, and has no way to quote them.
-    if dir
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .any(|byte| matches!(byte, b':' | b';'))
-    {
-        bail!(
-            "{} contains ':' or ';': the dynamic loader can't search there",
-            dir.display()
-        );
-    }
-    std::path::absolute(&dir).with_context(|| format!("{} has no absolute form", dir.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -232,7 +205,10 @@ mod tests {
     use super::*;
 
     fn settings(words: &[&str]) -> anyhow::Result<Settings> {
-        resolve(Cli::parse_from([&["sslcollector"], words].concat()))
+        match resolve(Cli::parse_from([&["sslcollector"], words].concat()))? {
+            Task::Mirror(settings) => Ok(settings),
+            Task::TellLibraryDir(dir) => bail!("a directory: {}", dir.display()),
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The program under test: found where cargo and `make openssl` put it, and started.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,21 +25,25 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// Directory of the patched library: `$SSLCOLLECTOR_LIBRARY_DIR`, else where `make openssl` puts it.
+/// Directory of the patched library: `$SSLCOLLECTOR_LIBRARY_DIR`, else the one that `sslcollector` itself
+/// chooses of those that `make openssl` puts beside it: for the machine's OpenSSL.
 ///
 /// # Panics
 /// If there is none.
 pub fn library_dir() -> PathBuf {
-    let dir = std::env::var_os(LIBRARY_DIR).map_or_else(
-        || profile_dir().join("../lib/sslcollector/openssl-3.0"),
-        PathBuf::from,
-    );
+    if let Some(dir) = std::env::var_os(LIBRARY_DIR) {
+        return dir.into();
+    }
+    let told = Command::new(binary()).arg("library-dir").output();
+    let told = told.expect("sslcollector runs");
     assert!(
-        dir.join("libssl.so.3").is_file(),
-        "no patched libssl.so.3 in {}: run `make openssl`, or set {LIBRARY_DIR}",
-        dir.display()
+        told.status.success(),
+        "run `make openssl`, or set {LIBRARY_DIR}: {}",
+        String::from_utf8_lossy(&told.stderr)
     );
-    dir
+    let mut path = told.stdout;
+    path.truncate(path.trim_ascii_end().len());
+    OsString::from_vec(path).into()
 }
 
 /// `sslcollector run OPTIONS --library-dir … --`; the program and its arguments are to be added with
