@@ -20,6 +20,7 @@ needs() {
 		cc gcc
 		perl perl
 		patch patch
+		xz xz-utils
 		git git
 		pkg-config pkg-config
 		@@pcap.h libpcap-dev

@@ -1,6 +1,6 @@
 #!/bin/bash
-# usage: run.sh [3.0|3.5]: builds the library of that version (3.0 if none is given) and runs its tests; prints a PASS or
-# FAIL line for each, then the counts. Fails if one failed.
+# usage: run.sh [VERSION]: builds the library of that version (as build.sh, if none is given) and runs its tests; prints a
+# PASS or FAIL line for each, then the counts. Fails if one failed.
 #
 # Every program runs three times: with the recorder in the place of the hook, which shows what the hook is told; with the
 # patched library as it ships; and with an unpatched one (the distribution's, where it has this version), which shows that
@@ -8,7 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-series=${1:-3.0}
+series=${1:-$("$here/../build.sh" --series)}
 upstream=$("$here/../build.sh" "$series" --upstream)
 tree=$("$here/../build.sh" "$series" --objects)
 library=$("$here/../build.sh" "$series")
@@ -34,14 +34,14 @@ for part in fixture recorder; do
     cc -c "$here/$part.c" -o "$work/$part.o"
 done
 for program in "${programs[@]}"; do
-    cc "$here/$program.c" "$work"/{fixture,recorder}.o "$work/libssl.a" "$tree/libcrypto.so.3" -o "$work/$program-recorded"
-    cc "$here/$program.c" "$work"/{fixture,recorder}.o "$library" "$tree/libcrypto.so.3" -o "$work/$program"
+    cc "$here/$program.c" "$work"/{fixture,recorder}.o "$work/libssl.a" "$tree/libcrypto.so" -o "$work/$program-recorded"
+    cc "$here/$program.c" "$work"/{fixture,recorder}.o "$library" "$tree/libcrypto.so" -o "$work/$program"
     report "$program" recorder env LD_LIBRARY_PATH="$upstream" "$work/$program-recorded"
     report "$program" "patched library" env LD_LIBRARY_PATH="$(dirname "$library"):$upstream" "$work/$program"
     report "$program" "unpatched library" env LD_LIBRARY_PATH="$upstream" "$work/$program"
 done | tee "$results"
 status=0
-"$here/symbols.sh" "$library" "$upstream/libssl.so.3" >"$work/symbols" || status=$?
+"$here/symbols.sh" "$library" "$upstream/$(basename "$library")" >"$work/symbols" || status=$?
 tee -a "$results" <"$work/symbols"
 if ((status != 0)) && ! grep -q '^FAIL ' "$work/symbols"; then
     echo "FAIL symbols.sh ended with status $status" | tee -a "$results"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# usage: symbols.sh LIBSSL UNPATCHED: is it the unpatched libssl.so.3 to programs and to the dynamic linker? The same
+# usage: symbols.sh LIBSSL UNPATCHED: is it the unpatched libssl to programs and to the dynamic linker? The same
 # exported symbols with the same versions, the same SONAME, the same needed libraries, and nothing undefined.
 set -euo pipefail
 export LC_ALL=C
