@@ -20,6 +20,7 @@ test: ## the whole test suite, end to end with real peers
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	openssl-compat/tests/run.sh
+	openssl-compat/suite.sh 3.0 --sslapi
 
 unit: install-build ## only the tests that need no peers
 	$(CARGO) test -p mirror-hook -p rustls-mirror
@@ -51,10 +52,15 @@ test-mutations: ## small wrong changes of the code: each must make its named tes
 install-build:
 	@scripts/install-peers.sh build
 
-.PHONY: openssl-test-3.5
-openssl-test-3.5: ## the patched libssl 3.5: build it, its tests (several minutes the first time)
+# Our own programs, then OpenSSL's tests: without an agent, with one, with one that is killed again and again.
+OPENSSL_TESTS := openssl-test-3.0 openssl-test-3.5 openssl-test-4.0
+.PHONY: openssl-test $(OPENSSL_TESTS)
+openssl-test: $(OPENSSL_TESTS) ## our tests and OpenSSL's own for each patched libssl (hours the first time); openssl-test-3.5: one version
+
+$(OPENSSL_TESTS): openssl-test-%: install-build
 	@scripts/install-peers.sh build libcrypto
-	@openssl-compat/tests/run.sh 3.5
+	openssl-compat/tests/run.sh $*
+	openssl-compat/suite.sh $*
 
 .PHONY: bench-forge
 bench-forge: install-build ## what forging a packet costs, against copying its text
