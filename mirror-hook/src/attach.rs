@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use rustix::net::{
 
 use crate::config::Settings;
 pub use crate::fork::NAME_BYTES;
-use crate::kernel::file_size_limit;
+use crate::kernel::{address_space_limit, file_size_limit};
 use crate::layout::{
     ABI_VERSION, BOOTSTRAP_BYTES, CONTROL_BYTES, DEFAULT_DATA_BYTES, MAGIC, MAX_DATA_BYTES, control,
 };
@@ -24,6 +24,15 @@ use crate::socket;
 
 /// What is tried where the address space has no room for [`DEFAULT_DATA_BYTES`].
 const SMALL_DATA_BYTES: u64 = 1024 * 1024;
+
+/// All rings together take no more than this part of an address space that is limited …
+const SHARE_OF_ADDRESS_SPACE: u64 = 16;
+/// … so that there is room for this many, should agents come and go.
+const RINGS_IN_SHARE: u64 = 4;
+
+/// Bytes of address space that this process's rings have taken. A thread may be in the middle of a copy
+/// into the oldest of them, so none is ever unmapped.
+static TAKEN_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// What the hook sends along with its memfd, in one SOCK_SEQPACKET message with one descriptor.
 ///
@@ -157,6 +166,7 @@ pub(crate) fn attach(settings: &Settings, message: AttachMessage) -> io::Result<
     };
     describe(&mapping, &message);
     send(&agent, &message, &memfd)?;
+    TAKEN_BYTES.fetch_add(CONTROL_BYTES as u64 + data_bytes, Ordering::Relaxed);
     let producer = match settings.promised_bytes {
         Some(_) => Producer::promised(mapping, data_bytes),
         None => Producer::new(mapping, data_bytes),
@@ -227,13 +237,23 @@ fn shared_memory(wanted: u64) -> io::Result<(OwnedFd, Mapping, u64)> {
     Ok((memfd, mapping, data_bytes))
 }
 
-/// A file beyond RLIMIT_FSIZE would kill the process by SIGXFSZ.
+/// A file beyond RLIMIT_FSIZE would kill the process by SIGXFSZ. And where the address space is limited, it
+/// is the application's.
 fn affordable_data_bytes(wanted: u64) -> io::Result<u64> {
+    let taken = TAKEN_BYTES.load(Ordering::Relaxed);
+    let wanted = data_bytes_below(ring_in_address_space(address_space_limit()?, taken), wanted)
+        .ok_or(io::ErrorKind::OutOfMemory)?;
     data_bytes_below(file_size_limit()?, wanted).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
-fn data_bytes_below(file_size_limit: Option<u64>, wanted: u64) -> Option<u64> {
-    let Some(limit) = file_size_limit else {
+/// Bytes that the next ring may take of an address space that is limited, `taken` by those before.
+fn ring_in_address_space(limit: Option<u64>, taken: u64) -> Option<u64> {
+    let share = limit? / SHARE_OF_ADDRESS_SPACE;
+    Some(share.saturating_sub(taken).min(share / RINGS_IN_SHARE))
+}
+
+fn data_bytes_below(limit: Option<u64>, wanted: u64) -> Option<u64> {
+    let Some(limit) = limit else {
         return Some(wanted);
     };
     let room = limit.checked_sub(CONTROL_BYTES as u64)?.min(wanted);
@@ -289,6 +309,17 @@ mod tests {
         assert_eq!(below(Some(128 * 1024)), Some(64 * 1024));
         assert_eq!(below(Some(200 * 1024)), Some(128 * 1024));
         assert_eq!(below(Some(1024 * 1024)), Some(512 * 1024));
+    }
+
+    #[test]
+    fn rings_take_a_small_part_of_a_limited_address_space() {
+        assert_eq!(ring_in_address_space(None, u64::MAX), None);
+        let limit = Some(4 << 30);
+        assert_eq!(ring_in_address_space(limit, 0), Some(64 << 20));
+        assert_eq!(ring_in_address_space(limit, 250 << 20), Some(6 << 20));
+        assert_eq!(ring_in_address_space(limit, 256 << 20), Some(0));
+        assert_eq!(ring_in_address_space(limit, 300 << 20), Some(0));
+        assert_eq!(ring_in_address_space(Some(0), 0), Some(0));
     }
 
     #[test]

@@ -14,6 +14,18 @@ use std::ptr;
 /// # Errors
 /// A filter's, for the kernel has none.
 pub(crate) fn file_size_limit() -> io::Result<Option<u64>> {
+    limit(libc::RLIMIT_FSIZE)
+}
+
+/// RLIMIT_AS of this process in bytes; `None`: no limit.
+///
+/// # Errors
+/// As above.
+pub(crate) fn address_space_limit() -> io::Result<Option<u64>> {
+    limit(libc::RLIMIT_AS)
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> io::Result<Option<u64>> {
     let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
     // Not libc's wrapper, which others may interpose.
     // SAFETY: pid 0 is this process; no new limit is given; the old one's place is writable.
@@ -21,7 +33,7 @@ pub(crate) fn file_size_limit() -> io::Result<Option<u64>> {
         libc::syscall(
             libc::SYS_prlimit64,
             0,
-            libc::RLIMIT_FSIZE,
+            resource,
             ptr::null::<libc::rlimit64>(),
             limit.as_mut_ptr(),
         )
