@@ -56,11 +56,12 @@ build_upstream() {
 
 # compile NAME PATCHES…: the compiled tree, $tree; kept under a key of all that goes into it.
 compile() {
-    local key name=$1
+    local key name=$1 ours=()
     shift
+    [[ $name == unpatched ]] || ours=("$here"/mirror.{h,inc} "$root/include/mirror_hook.h")
     key=$({
         source_hash
-        cat "$@" "$here"/mirror.{h,inc} "$root/include/mirror_hook.h"
+        cat "$@" "${ours[@]}" /dev/null
         echo "${configure_flags[@]}" "$cppflags"
         gcc --version
     } | sha256 | cut -c1-16)
@@ -72,8 +73,10 @@ compile() {
         return
     fi
     unpack "$tree"
-    cp "$root/include/mirror_hook.h" include/
-    cp "$here"/mirror.{h,inc} ssl/
+    if ((${#ours[@]})); then
+        cp "$root/include/mirror_hook.h" include/
+        cp "$here"/mirror.{h,inc} ssl/
+    fi
     apply "$@"
     run "configuring (about 10 s)" ./Configure "${configure_flags[@]}" "CPPFLAGS=$cppflags"
     run "generating headers" make build_generated

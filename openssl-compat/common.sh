@@ -1,6 +1,8 @@
 # What build.sh and suite.sh share: which versions there are, their flags, where their sources come from. Sourced, not run.
 # shellcheck shell=bash
 
+# Not each version has each patch.
+shopt -s nullglob
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 cache=${SSLCOLLECTOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sslcollector}/openssl
