@@ -26,6 +26,8 @@
 //!   32      u64   app        parent_instance      of the ring of the process that forked us, or 0
 //!   40      u32   app        forks                times that the process has forked by fork(3)
 //!   64      u64   producers  head                 position behind the last reservation
+//!   72      u64   producers  skipped              the last position from which on the rest of a lap was left
+//!                                                 out, see below
 //!   128     u64   agent      tail                 position up to which records are read and zeroed
 //!   136     u64   agent      releasing            end of the record that is being zeroed: should the agent
 //!                                                 end between that and tail, the next one goes on here
@@ -70,6 +72,12 @@
 //! producers may use positions below [`BOOTSTRAP_BYTES`] only: those lie at the same place under every
 //! capacity, so that the grant moves nothing. Zeroing many pages takes the agent milliseconds, so it
 //! grants the capacity at once and raises `usable_bytes` as it allocates them.
+//!
+//! What is hot in the caches is what has been used last. So a producer that finds the ring drained
+//! (`head` = `tail`) and its low end behind it goes back there: it reserves from the next multiple of
+//! `granted_bytes` on, and then stores the `head` that it found in `skipped`. Nothing lies between the
+//! two. While `tail` = `skipped` (and is no multiple of `granted_bytes`, where no skip begins) all that
+//! is in front of that multiple has been read and zeroed; the agent goes on there.
 //!
 //! # Records
 //!
@@ -143,6 +151,7 @@ pub mod control {
     pub const PARENT_INSTANCE: usize = 32;
     pub const FORKS: usize = 40;
     pub const HEAD: usize = 64;
+    pub const SKIPPED: usize = 72;
     pub const TAIL: usize = 128;
     pub const RELEASING: usize = 136;
     pub const STATE: usize = 192;

@@ -226,6 +226,12 @@ impl Memory for Mapping {
         let Some(place) = self.place(at, bytes.len(), 1) else {
             return;
         };
+        // Each record has several words: one store each, in place of a call of memcpy.
+        if let Ok(word) = <[u8; 8]>::try_from(bytes) {
+            // SAFETY: 8 bytes inside the mapping; an array of bytes has no alignment.
+            unsafe { place.cast::<[u8; 8]>().write(word) };
+            return;
+        }
         // SAFETY: the destination is inside the mapping; the source is ordinary memory, which the
         // mapping, known to nobody as anything else, can't overlap.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.as_ptr(), bytes.len()) };

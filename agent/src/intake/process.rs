@@ -170,13 +170,13 @@ impl Ring {
         stats: &mut IntakeStats,
         sink: &mut Sink<'_>,
     ) -> Sweep {
-        let start = self.consumer.position();
+        let start = self.consumer.taken_bytes();
         let mut drained = false;
         let mut worked = self.pages.incomplete() && !self.dead;
         if worked {
             self.allocate(stats);
         }
-        while self.consumer.position() - start < most_bytes && !self.quarantined {
+        while self.consumer.taken_bytes() - start < most_bytes && !self.quarantined {
             if !self.is_behind(mark) && !self.dead {
                 self.not_before = MonotonicTime(now.0.saturating_sub(LATE_NS));
                 break;
@@ -220,7 +220,7 @@ impl Ring {
                 Err(_) => self.quarantine(now, stats, sink),
             }
         }
-        stats.ring_bytes += self.consumer.position() - start;
+        stats.ring_bytes += self.consumer.taken_bytes() - start;
         worked |= self.take_closes(now, stats, sink);
         if self.quarantined {
             return Sweep::Over;

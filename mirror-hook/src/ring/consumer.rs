@@ -4,7 +4,7 @@
 use std::sync::atomic::compiler_fence;
 
 use super::WAKE_BYTES;
-use super::cursor::{Span, used};
+use super::cursor::{Span, behind_skip, next_lap, used};
 use super::found::{
     Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError, UnfinishedText,
 };
@@ -25,6 +25,7 @@ pub struct Consumer<M> {
     position: u64,
     /// The last `head` that was good; it is loaded again only when that isn't enough.
     head: u64,
+    taken_bytes: u64,
     dead: bool,
     failed: Option<RingError>,
     pub(super) closes_seen: u64,
@@ -75,7 +76,7 @@ impl<M: Memory> Consumer<M> {
     pub fn go_on(&mut self) -> Result<(), RingError> {
         // A system call or the end of a process lies between that agent's stores and these loads.
         self.position = self.memory.load_u64(control::TAIL, Ordering::Acquire);
-        let reserved = self.reserved()?;
+        let reserved = self.look_ahead()?;
         let releasing = self.memory.load_u64(control::RELEASING, Ordering::Relaxed);
         // What the application wrote here can't reach beyond what it has reserved itself.
         let begun = releasing
@@ -100,6 +101,7 @@ impl<M: Memory> Consumer<M> {
             capacity,
             position: 0,
             head: 0,
+            taken_bytes: 0,
             dead: false,
             failed: None,
             closes_seen: 0,
@@ -114,6 +116,12 @@ impl<M: Memory> Consumer<M> {
     /// Position of the next record.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Bytes of the ring that were read, headers included. A position may be further: rests of laps
+    /// were left out.
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
     }
 
     /// The capacity that this consumer reads with.
@@ -250,11 +258,18 @@ impl<M: Memory> Consumer<M> {
     }
 
     fn take<'b>(&mut self, buffer: &'b mut RecordBuffer) -> Result<Next<'b>, RingError> {
-        let at = Span::new(self.position, 8, self.capacity).first;
-        // Once. Pairs with the Release store of the commit in `Producer::write`.
-        let word = self.memory.load_u64(at, Ordering::Acquire);
-        if word == 0 {
-            return self.nothing_stored();
+        let mut word = self.word();
+        if word == 0 || !self.is_reserved() {
+            // Behind the load of the word: it may have been stored by one who knew of a skip from
+            // here, and is of another position then.
+            let before = self.position;
+            let reserved = self.look_ahead()?;
+            if self.position != before {
+                word = self.word();
+            }
+            if word == 0 {
+                return Ok(self.nothing_stored(reserved));
+            }
         }
         let word = RecordWord::unpack(word);
         if word.busy && !self.dead {
@@ -299,22 +314,50 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
-    /// The word at the position is 0: is there a reservation?
-    fn nothing_stored<'b>(&mut self) -> Result<Next<'b>, RingError> {
-        let reserved = self.reserved()?;
-        if reserved == 0 {
-            return Ok(Next::Empty);
-        }
-        if !self.dead {
-            return Ok(Next::Pending);
-        }
-        self.position = self.head;
-        Ok(Next::TailUnknown { bytes: reserved })
+    fn word(&self) -> u64 {
+        let at = Span::new(self.position, 8, self.capacity).first;
+        // Once. Pairs with the Release store of the commit in `Producer::write`.
+        self.memory.load_u64(at, Ordering::Acquire)
     }
 
-    /// Bytes reserved from the position on.
-    fn reserved(&mut self) -> Result<u64, RingError> {
-        let head = self.memory.load_u64(control::HEAD, Ordering::Relaxed);
+    /// Whether it is known that a reservation begins at the position. One that ends behind this lap may
+    /// be a skip that isn't told yet.
+    fn is_reserved(&self) -> bool {
+        self.position < self.head && self.head <= next_lap(self.position, self.capacity)
+    }
+
+    /// Bytes reserved from the position on. If the producers have left out the rest of a lap from here
+    /// on, goes to where they went on.
+    fn look_ahead(&mut self) -> Result<u64, RingError> {
+        // Pairs with the exchange in `Producer::reserve`: whoever came so far behind a skip that the
+        // ring couldn't hold what lies between had seen it, and so do we.
+        let head = self.memory.load_u64(control::HEAD, Ordering::Acquire);
+        // Pairs with the Release store in `Producer::reserve`.
+        let skipped = self.memory.load_u64(control::SKIPPED, Ordering::Acquire);
+        let begin = behind_skip(self.position, skipped, self.capacity);
+        if let Some(begin) = begin.filter(|begin| (self.position..=head).contains(begin)) {
+            self.position = begin;
+            // Nothing lies in between: as in `release`.
+            self.memory
+                .store_u64(control::TAIL, begin, Ordering::Release);
+        }
+        self.reserved_up_to(head)
+    }
+
+    /// The word at the position is 0: is there a reservation?
+    fn nothing_stored<'b>(&mut self, reserved: u64) -> Next<'b> {
+        if reserved == 0 {
+            return Next::Empty;
+        }
+        if !self.dead {
+            return Next::Pending;
+        }
+        self.position = self.head;
+        self.taken_bytes += reserved;
+        Next::TailUnknown { bytes: reserved }
+    }
+
+    fn reserved_up_to(&mut self, head: u64) -> Result<u64, RingError> {
         let reserved = used(head, self.position, self.capacity).ok_or(RingError::BadHead {
             head,
             position: self.position,
@@ -358,8 +401,11 @@ impl<M: Memory> Consumer<M> {
             return Err(bad);
         }
         let whole = padded(length as u64);
-        if self.head.saturating_sub(position) < whole && self.reserved()? < whole {
-            return Err(bad);
+        if self.head.saturating_sub(position) < whole {
+            let head = self.memory.load_u64(control::HEAD, Ordering::Relaxed);
+            if self.reserved_up_to(head)? < whole {
+                return Err(bad);
+            }
         }
         Ok(length)
     }
@@ -379,6 +425,7 @@ impl<M: Memory> Consumer<M> {
         self.memory.zero(span.first, span.first_bytes);
         self.memory.zero(Span::BEGIN, span.second_bytes);
         self.position += whole;
+        self.taken_bytes += whole;
         // Gives back zeroed room: pairs with the Acquire load in `Producer::look`.
         self.memory
             .store_u64(control::TAIL, self.position, Ordering::Release);

@@ -9,6 +9,19 @@ pub(crate) fn used(head: u64, tail: u64, capacity: u64) -> Option<u64> {
         .filter(|_| head.is_multiple_of(RECORD_ALIGN) && tail.is_multiple_of(RECORD_ALIGN))
 }
 
+/// Where the ring begins again behind `position`; 0 where no ring can come to.
+pub(crate) fn next_lap(position: u64, capacity: u64) -> u64 {
+    (position | (capacity - 1)).wrapping_add(1)
+}
+
+/// Where the next record lies, or is going to lie, that doesn't lie at `position`: the producers have
+/// left out the rest of the lap from `skipped` on. A lap is never left out as a whole, so a word that
+/// was never stored says nothing.
+pub(crate) fn behind_skip(position: u64, skipped: u64, capacity: u64) -> Option<u64> {
+    let is_skip = skipped == position && !position.is_multiple_of(capacity);
+    is_skip.then(|| next_lap(position, capacity))
+}
+
 /// A span of the ring as one or two ranges of the shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -53,6 +66,16 @@ mod tests {
         assert_eq!(used(72, 0, 64), None);
         assert_eq!(used(0, 8, 64), None);
         assert_eq!(used(12, 8, 64), None);
+    }
+
+    #[test]
+    fn a_skip_leads_to_the_next_lap() {
+        assert_eq!(behind_skip(72, 72, 64), Some(128));
+        assert_eq!(behind_skip(120, 120, 64), Some(128));
+        assert_eq!(behind_skip(72, 64, 64), None);
+        assert_eq!(behind_skip(0, 0, 64), None);
+        assert_eq!(behind_skip(128, 128, 64), None);
+        assert_eq!(behind_skip(u64::MAX - 7, u64::MAX - 7, 64), Some(0));
     }
 
     #[test]

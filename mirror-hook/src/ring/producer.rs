@@ -3,7 +3,7 @@
 use std::sync::atomic::compiler_fence;
 
 use super::WAKE_BYTES;
-use super::cursor::{Span, used};
+use super::cursor::{Span, behind_skip, next_lap, used};
 use super::mem::Memory;
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, HEADER_BYTES, MAX_DATA_BYTES, OWNER_DIED, OWNER_LEFT,
@@ -22,6 +22,10 @@ const LOOKS: u32 = 8;
 /// in a good ring nothing is lost; in one that somebody keeps changing the caller goes on.
 const TRIES: u32 = 1000;
 
+/// A drained ring is used again from its low end once this much of a lap is behind the head: so much
+/// stays in the caches of both ends' cores.
+const LOW_END_BYTES: u64 = 64 * 1024;
+
 /// Writes records. See [`crate::layout`] for what it writes.
 ///
 /// Each OPEN keeps room for its CLOSE, so that a connection that was announced is heard to end, and where
@@ -39,6 +43,10 @@ pub struct Producer<M> {
     bootstrap_bytes: u64,
     /// Bytes of the ring that only CLOSEs may take: `CLOSE_BYTES` for each connection that is open.
     kept: AtomicU64,
+    low_end_bytes: u64,
+    /// The last tail that was seen: the agent's is looked at only when this one leaves no room, since
+    /// its cache line is the agent's while it reads.
+    seen_tail: AtomicU64,
 }
 
 /// Which room a record may take.
@@ -90,6 +98,8 @@ impl<M: Memory> Producer<M> {
             data_bytes,
             bootstrap_bytes: BOOTSTRAP_BYTES,
             kept: AtomicU64::new(0),
+            low_end_bytes: LOW_END_BYTES,
+            seen_tail: AtomicU64::new(0),
         })
     }
 
@@ -109,6 +119,17 @@ impl<M: Memory> Producer<M> {
             data_bytes,
             bootstrap_bytes: data_bytes,
             kept: AtomicU64::new(0),
+            low_end_bytes: u64::MAX,
+            seen_tail: AtomicU64::new(0),
+        }
+    }
+
+    /// The same, which goes back to its low end when that many bytes of a lap are behind it.
+    #[cfg(test)]
+    pub(crate) fn small_returning(memory: M, data_bytes: u64, low_end_bytes: u64) -> Self {
+        Self {
+            low_end_bytes,
+            ..Self::small(memory, data_bytes)
         }
     }
 
@@ -308,19 +329,27 @@ impl<M: Memory> Producer<M> {
     /// CLOSE lowers it behind its own: so at this head no more connections were open than are counted
     /// here, and at another one the reservation fails and looks again.
     fn look(&self, room: Room, length: u64, taking: Taking) -> Result<(u64, u64), Refused> {
-        // The tail first: it only grows, so room seen with an old one is room.
-        let tail = self.tail();
+        // The tail first: it only grows, so room seen with an old one is room. Pairs with the Release
+        // store in `tail`: what that thread saw zeroed is zeroed for this one.
+        let tail = self.seen_tail.load(Ordering::Acquire);
+        let head = self.head();
+        let needed = length + self.kept_from(taking);
+        match used(head, tail, room.capacity) {
+            Some(used) if room.has(head, used, needed) => Ok((head, used)),
+            _ => self.look_closely(room, length, taking),
+        }
+    }
+
+    /// The same with the agent's tail.
+    #[cold]
+    fn look_closely(&self, room: Room, length: u64, taking: Taking) -> Result<(u64, u64), Refused> {
+        let tail = self.tail(room);
         let mut head = self.head();
         let used = match used(head, tail, room.capacity) {
             Some(used) => used,
             None => self.look_again(room, &mut head)?,
         };
-        let end = head.checked_add(length).ok_or(Refused::Hostile)?;
-        let kept = match taking {
-            Taking::Free => self.kept.load(Ordering::Relaxed),
-            Taking::Kept => 0,
-        };
-        let fits = end.saturating_add(kept) <= room.last && used + length + kept <= room.capacity;
+        let fits = room.has(head, used, length + self.kept_from(taking));
         fits.then_some((head, used)).ok_or(Refused::Full)
     }
 
@@ -331,7 +360,7 @@ impl<M: Memory> Producer<M> {
     #[cold]
     fn look_again(&self, room: Room, head: &mut u64) -> Result<u64, Refused> {
         for _ in 0..LOOKS {
-            let tail = self.tail();
+            let tail = self.tail(room);
             let before = *head;
             *head = self.head();
             if *head == before {
@@ -341,10 +370,17 @@ impl<M: Memory> Producer<M> {
         Err(Refused::Full)
     }
 
-    fn tail(&self) -> u64 {
+    /// Up to where all has been read and zeroed.
+    fn tail(&self, room: Room) -> u64 {
         // Pairs with the Release store in `Consumer::release`: what is reserved from here on has
         // been zeroed.
-        self.memory.load_u64(control::TAIL, Ordering::Acquire)
+        let tail = self.memory.load_u64(control::TAIL, Ordering::Acquire);
+        // Pairs with the Release store in `reserve`: the head that is loaded next is behind the skip.
+        let skipped = self.memory.load_u64(control::SKIPPED, Ordering::Acquire);
+        let tail = behind_skip(tail, skipped, room.capacity).unwrap_or(tail);
+        // Pairs with the Acquire load in `look`.
+        self.seen_tail.store(tail, Ordering::Release);
+        tail
     }
 
     fn head(&self) -> u64 {
@@ -355,17 +391,54 @@ impl<M: Memory> Producer<M> {
     fn reserve(&self, room: Room, length: u64, taking: Taking) -> Result<(u64, u64), Refused> {
         for _ in 0..TRIES {
             let (head, used) = self.look(room, length, taking)?;
+            let low_end = self.low_end(room, head, length);
+            let (begin, used) = low_end.map_or((head, used), |begin| (begin, 0));
             // Sequentially consistent with the loads of `sleeping` here and of `head` in
             // `Consumer::prepare_sleep`: one of the two sees the other.
             let swap = self
                 .memory
-                .compare_exchange_u64(control::HEAD, head, head + length);
+                .compare_exchange_u64(control::HEAD, head, begin + length);
             // It fails only because another producer came through, or in corrupt memory.
-            if swap.is_ok() {
-                return Ok((head, used + length));
+            if swap.is_err() {
+                continue;
             }
+            if low_end.is_some() {
+                // Pairs with the Acquire loads in `tail` and in `Consumer::follow_skip`. Nobody else
+                // skips until the agent has followed, since the ring isn't drained before.
+                self.memory
+                    .store_u64(control::SKIPPED, head, Ordering::Release);
+                // Pairs with the Acquire load in `look`.
+                self.seen_tail.store(begin, Ordering::Release);
+            }
+            return Ok((begin, used + length));
         }
         Err(Refused::Full)
+    }
+
+    /// Bytes that a record mustn't take. To be loaded behind the head.
+    fn kept_from(&self, taking: Taking) -> u64 {
+        match taking {
+            Taking::Free => self.kept.load(Ordering::Relaxed),
+            Taking::Kept => 0,
+        }
+    }
+
+    /// The beginning of the next lap, if the low end is to be used again. `length` more must fit from
+    /// there on, and together with what is kept also beside what is left out, as long as others
+    /// don't know of that.
+    fn low_end(&self, room: Room, head: u64, length: u64) -> Option<u64> {
+        let behind = head & (room.capacity - 1);
+        if behind < self.low_end_bytes {
+            return None;
+        }
+        let needed = length + self.kept_from(Taking::Free);
+        if behind < needed {
+            return None;
+        }
+        // Pairs with the Release store in `Consumer::release`: as in `tail`, and of all of the ring.
+        let drained = self.memory.load_u64(control::TAIL, Ordering::Acquire) == head;
+        let begin = next_lap(head, room.capacity);
+        (drained && begin > head && room.has(begin, 0, needed)).then_some(begin)
     }
 
     fn wake(&self, in_use: u64) {
@@ -396,5 +469,11 @@ impl Room {
     /// The rest is for what connections say.
     fn most_kept(self) -> u64 {
         self.capacity.min(self.last) / 2
+    }
+
+    /// Whether `needed` more bytes fit behind the head, where `used` bytes are in use.
+    fn has(self, head: u64, used: u64, needed: u64) -> bool {
+        let end = head.checked_add(needed);
+        end.is_some_and(|end| end <= self.last) && used + needed <= self.capacity
     }
 }

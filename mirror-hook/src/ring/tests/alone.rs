@@ -52,6 +52,41 @@ fn positions_are_usable_as_pages_come() {
     assert_eq!(drain(&mut consumer), 16);
 }
 
+/// A drained ring goes back to its low end, all of it may be used from there on, and what lies where the
+/// skip began is another record.
+#[test]
+fn the_low_end_is_used_again() {
+    let memory = HeapMemory::new(usize::try_from(CAPACITY).unwrap());
+    let low_end = CAPACITY / 2;
+    let producer = Producer::small_returning(&memory, CAPACITY, low_end);
+    let mut consumer = Consumer::small(&memory, CAPACITY);
+    consumer.grant();
+    let mut buffer = RecordBuffer::new();
+    let length = usize::try_from(CAPACITY / 4).unwrap() - HEADER_BYTES - 8;
+    let write = |connection| producer.write(data(connection), &[&body(connection, length)]);
+    let mut next = |consumer: &mut Consumer<_>| match consumer.poll(&mut buffer).unwrap() {
+        Next::Record(record) => Some(record.connection),
+        _ => None,
+    };
+    for connection in 1..4 {
+        write(connection).unwrap();
+        assert_eq!(next(&mut consumer), Some(connection));
+    }
+    // The third was the first of which half a lap was behind.
+    assert_eq!(consumer.position(), CAPACITY + CAPACITY / 4);
+    for lap in 1..3 {
+        write(1).unwrap();
+        assert_eq!(next(&mut consumer), Some(1));
+        for connection in 2..6 {
+            write(connection).unwrap();
+        }
+        assert_eq!(write(6), Err(Refused::Full));
+        let read: Vec<_> = std::iter::from_fn(|| next(&mut consumer)).collect();
+        assert_eq!(read, [2, 3, 4, 5], "lap {lap}");
+        assert!(all_zero(&memory));
+    }
+}
+
 fn all_zero(memory: &HeapMemory) -> bool {
     let data = (CONTROL_BYTES..memory.length_bytes()).step_by(8);
     data.into_iter()
@@ -208,7 +243,12 @@ fn a_producer_believes_no_control_page() {
         memory.store_u64(at, before, Ordering::Relaxed);
         result
     };
-    assert_eq!(result(control::TAIL, 8), Err(Refused::Hostile));
+    // Where there is room by the tail that was seen last, no other is looked at.
+    memory.store_u64(control::HEAD, BOOTSTRAP_BYTES, Ordering::Relaxed);
+    let beyond = BOOTSTRAP_BYTES + 8;
+    assert_eq!(result(control::TAIL, beyond), Err(Refused::Hostile));
+    assert_eq!(result(control::TAIL, 12), Err(Refused::Hostile));
+    memory.store_u64(control::HEAD, 0, Ordering::Relaxed);
     assert_eq!(result(control::HEAD, u64::MAX), Err(Refused::Hostile));
     assert_eq!(result(control::HEAD, 12), Err(Refused::Hostile));
     assert_eq!(result(control::STATE, 9), Err(Refused::Hostile));

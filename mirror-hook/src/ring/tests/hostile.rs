@@ -182,6 +182,7 @@ fn corrupt(memory: &Mapping, seed: u64) {
     let words = [
         control::HEAD,
         control::TAIL,
+        control::SKIPPED,
         control::RELEASING,
         control::STATE,
         control::GRANTED_BYTES,

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
 use crate::layout::{CONTROL_BYTES, RecordWord, control};
+use crate::ring::cursor::next_lap;
 
 /// A memory whose user dies at a given access. Copies are made, and can end, byte group by byte group.
 pub(super) struct Mortal<'a> {
@@ -98,8 +99,13 @@ impl Memory for Mortal<'_> {
     fn store_u64(&self, at: usize, value: u64, order: Ordering) {
         self.step();
         self.memory.store_u64(at, value, order);
+        let mut reserved = self.reserved.borrow_mut();
+        if at == control::SKIPPED {
+            let last = reserved.last_mut().expect("a skip is before a reservation");
+            assert_eq!(value, last.from);
+            last.from = next_lap(last.from, self.capacity);
+        }
         if at >= CONTROL_BYTES {
-            let mut reserved = self.reserved.borrow_mut();
             let last = reserved.last_mut().expect("a word is of a reservation");
             let begin = CONTROL_BYTES + usize::try_from(last.from % self.capacity).expect("small");
             assert_eq!(at, begin);

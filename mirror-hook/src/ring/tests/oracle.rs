@@ -45,6 +45,10 @@ struct Model {
     records: VecDeque<(Record, Vec<u8>)>,
     head: u64,
     tail: u64,
+    /// From which part of a lap on a drained ring goes back to its low end.
+    low_end: u64,
+    /// Where the agent goes on once it looks.
+    skip_to: Option<u64>,
     table: [Option<(ClosedConnection, u64)>; CLOSE_ENTRIES],
     tabled: u64,
     lost: u64,
@@ -62,7 +66,7 @@ impl Model {
 
     fn fits(&self, body_bytes: usize) -> bool {
         let bytes = padded((HEADER_BYTES + body_bytes) as u64);
-        self.head - self.tail + bytes + self.kept() <= CAPACITY
+        self.head - self.skip_to.unwrap_or(self.tail) + bytes + self.kept() <= CAPACITY
     }
 
     fn fits_open(&self, body_bytes: usize) -> bool {
@@ -72,9 +76,10 @@ impl Model {
     }
 
     fn open(&mut self, record: Record, body: &[u8]) -> bool {
-        let fits = self.fits_open(body.len()) && self.write(record, body);
+        let fits = self.fits_open(body.len());
         if fits {
             self.open.push_back(record.connection);
+            assert!(self.write(record, body));
         }
         fits
     }
@@ -82,6 +87,12 @@ impl Model {
     fn write(&mut self, record: Record, body: &[u8]) -> bool {
         let bytes = padded((HEADER_BYTES + body.len()) as u64);
         let fits = self.fits(body.len());
+        let behind = self.head % CAPACITY;
+        let needed = bytes + self.kept();
+        if fits && self.head == self.tail && behind >= self.low_end && behind >= needed {
+            self.head += CAPACITY - behind;
+            self.skip_to = Some(self.head);
+        }
         if fits {
             self.head += bytes;
             self.records.push_back((record, body.to_vec()));
@@ -90,9 +101,15 @@ impl Model {
     }
 
     fn read(&mut self) -> Option<(Record, Vec<u8>)> {
+        self.looked();
         let (record, body) = self.records.pop_front()?;
         self.tail += padded((HEADER_BYTES + body.len()) as u64);
         Some((record, body))
+    }
+
+    /// The agent has looked at the ring.
+    fn looked(&mut self) {
+        self.tail = self.skip_to.take().unwrap_or(self.tail);
     }
 
     fn table_close(&mut self, closed: ClosedConnection) -> bool {
@@ -135,14 +152,17 @@ fn close_record(closed: &ClosedConnection) -> (Record, Vec<u8>) {
 
 proptest! {
     #[test]
-    fn producer_consumer_and_close_table(steps in prop::collection::vec(step(), 1..150)) {
+    fn producer_consumer_and_close_table(
+        steps in prop::collection::vec(step(), 1..150),
+        low_end in prop_oneof![Just(u64::MAX), 0..CAPACITY],
+    ) {
         let bytes = usize::try_from(CAPACITY).unwrap();
         let memory = HeapMemory::with_close_entries(bytes, CLOSE_ENTRIES);
-        let producer = Producer::small(&memory, CAPACITY);
+        let producer = Producer::small_returning(&memory, CAPACITY, low_end);
         let mut consumer = Consumer::small(&memory, CAPACITY);
         consumer.grant();
         let mut buffer = RecordBuffer::new();
-        let mut model = Model::default();
+        let mut model = Model { low_end, ..Model::default() };
         // At the end all is read, by another agent.
         let ending = std::iter::once(Step::Restart)
             .chain(std::iter::repeat_n([Step::Read, Step::ReadClosed], steps.len() + 1).flatten());
@@ -186,7 +206,10 @@ proptest! {
                 Step::ReadClosed => {
                     prop_assert_eq!(consumer.next_closed(), model.next_closed());
                 }
-                Step::Restart => consumer = Consumer::small(&memory, CAPACITY).at_tail().unwrap(),
+                Step::Restart => {
+                    model.looked();
+                    consumer = Consumer::small(&memory, CAPACITY).at_tail().unwrap();
+                }
             }
             prop_assert_eq!(memory.load_u64(control::HEAD, Ordering::Relaxed), model.head);
             prop_assert_eq!(memory.load_u64(control::TAIL, Ordering::Relaxed), model.tail);

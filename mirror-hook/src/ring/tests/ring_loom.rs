@@ -79,6 +79,56 @@ fn two_producers_wrap_and_drop() {
     });
 }
 
+/// The ring is drained, so one of two threads goes back to its low end, and the other may come to write
+/// where the agent still stands.
+#[test]
+fn the_low_end_is_used_again() {
+    const CAPACITY: u64 = 128;
+    check(|| {
+        // One producer, as in a process: its threads share what they have seen of the tail.
+        let memory = HeapMemory::with_close_entries(128, 1);
+        let producer = Arc::new(Producer::small_returning(memory, CAPACITY, 40));
+        let memory = producer.memory();
+        let mut consumer = Consumer::small(memory, CAPACITY);
+        consumer.grant();
+        let write = |producer: &Producer<HeapMemory>, connection| match producer
+            .write(data(connection), &[&body(connection, 3)])
+        {
+            Ok(()) => true,
+            Err(Refused::Full) => false,
+            Err(other) => panic!("{other}"),
+        };
+        let mut seen = Vec::new();
+        assert!(write(&producer, 1));
+        drain(&mut consumer, &mut seen);
+        let other = {
+            let producer = Arc::clone(&producer);
+            thread::spawn(move || write(&producer, 2))
+        };
+        let third = {
+            let producer = Arc::clone(&producer);
+            thread::spawn(move || write(&producer, 3))
+        };
+        drain(&mut consumer, &mut seen);
+        let mut accepted = vec![1];
+        // Who doesn't know of the skip yet sees no room behind it; one of them does.
+        for (connection, thread) in [(2, other), (3, third)] {
+            let fits = thread.join().expect("no panic");
+            accepted.extend(fits.then_some(connection));
+        }
+        assert!(accepted.len() > 1);
+        drain(&mut consumer, &mut seen);
+        seen.sort_unstable();
+        assert_eq!(seen, accepted);
+        let skipped = memory.load_u64(control::SKIPPED, Ordering::Relaxed);
+        assert!([40, 80, 168].contains(&skipped), "{skipped}");
+        assert_eq!(
+            consumer.position(),
+            memory.load_u64(control::HEAD, Ordering::Relaxed)
+        );
+    });
+}
+
 /// One thread writes two records through a ring that holds one: its order is kept.
 #[test]
 fn program_order_is_kept() {
