@@ -7,7 +7,7 @@ use agent::clock::{self, Clock};
 use agent::event::WallTime;
 use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig};
 use agent::forge::{ForgeConfig, Mtu, SequenceKey};
-use agent::intake::Intake;
+use agent::intake::{Intake, PollOutcome};
 use agent::keep::{Inherited, Manager};
 use anyhow::Context;
 use rustix::process::Signal;
@@ -196,16 +196,16 @@ impl Agent<'_> {
         }
     }
 
-    /// One turn of the column, and a wait if there was nothing to do. Says whether there was.
+    /// One turn of the column, and a wait if there isn't more to do. Says whether there was something.
     fn turn_or_wait(&mut self) -> bool {
-        let worked = self.turn();
-        if !worked {
+        let outcome = self.turn();
+        if !outcome.more {
             self.intake.wait(IDLE);
         }
-        worked
+        outcome.worked
     }
 
-    fn turn(&mut self) -> bool {
+    fn turn(&mut self) -> PollOutcome {
         let now = clock::monotonic_now();
         self.mapper.adjust_clock(now, clock::wall_now());
         let Self {
@@ -219,9 +219,7 @@ impl Agent<'_> {
         while let Some(fact) = capture.as_ref().and_then(Capture::next_fact) {
             mapper.wire_fact(fact, now, column);
         }
-        let worked = intake
-            .poll(&mut |event| mapper.session_event(event, now, column))
-            .worked;
+        let outcome = intake.poll(&mut |event| mapper.session_event(event, now, column));
         mapper.expire(now, column);
         note_settled(mapper, intake);
         // Whatever has an earlier time than this has been read, or waits in the mapper.
@@ -231,13 +229,13 @@ impl Agent<'_> {
             .map_or(complete, |held| held.min(complete));
         let released = column.release(until);
         self.note(released);
-        worked
+        outcome
     }
 
     /// Reads what is left, ends what is live, and completes the output.
     fn finish(mut self) -> (Counts, Option<anyhow::Error>) {
         // What the next agent gets needn't be read, and may never end.
-        while !self.keeps && self.turn() {}
+        while !self.keeps && self.turn().worked {}
         let now = clock::monotonic_now();
         let Self {
             intake,

@@ -14,6 +14,7 @@ use super::kept::Resumed;
 use super::kin::{self, Owner, Relations};
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
 use super::owner::Owners;
+use super::pace::Pace;
 use super::peer::Peer;
 use super::process::{Ring, Sweep};
 use super::stats::IntakeStats;
@@ -29,7 +30,7 @@ const LISTENER: u64 = u64::MAX - 1;
 const SWEEP_BYTES: u64 = 1 << 20;
 /// Most futexes that futex_waitv(2) takes.
 const MAX_WAITERS: usize = 128;
-/// How long to sleep after work: more will come.
+/// How long to sleep shortly after work: more may come.
 pub(super) const HOT: Duration = Duration::from_millis(1);
 /// How long a ring may be left alone that wakes nobody, since little is in it.
 const IDLE: Duration = Duration::from_millis(20);
@@ -110,8 +111,10 @@ pub enum IntakeError {
 /// What a call of [`Intake::poll`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PollOutcome {
-    /// Something was read, so poll again before sleeping.
+    /// Something was read.
     pub worked: bool,
+    /// There is more to do: poll again before waiting.
+    pub more: bool,
     /// Rings that came.
     pub attached: usize,
     /// Rings that ended.
@@ -132,6 +135,9 @@ pub struct Intake {
     pub(super) budget: Budget,
     buffer: RecordBuffer,
     idle_sweeps: u32,
+    pace: Pace,
+    /// Of the rings that something was read from in the last sweep.
+    smallest_bytes: u64,
     pub(super) stats: IntakeStats,
     /// Keeps the rings for the next agent.
     pub(super) manager: Option<Manager>,
@@ -187,6 +193,8 @@ impl Intake {
             next_ring: 1,
             buffer: RecordBuffer::new(),
             idle_sweeps: 0,
+            pace: Pace::default(),
+            smallest_bytes: u64::MAX,
             stats: IntakeStats::default(),
             manager,
             resumed: Vec::new(),
@@ -202,6 +210,7 @@ impl Intake {
         let mut outcome = PollOutcome::default();
         let before = self.stats.attached;
         self.tell_resumed(sink);
+        let read_before = self.stats.ring_bytes;
         for number in self.doorbell.take() {
             match number {
                 LISTENER => self.accept(),
@@ -220,6 +229,10 @@ impl Intake {
             self.buffer.wipe();
         }
         outcome.worked |= outcome.attached > 0;
+        let read = self.stats.ring_bytes - read_before;
+        let much = self.pace.found(read, self.smallest_bytes);
+        // What isn't reading (arrivals, ends, pages) goes on at once.
+        outcome.more = much || (outcome.worked && read == 0);
         self.idle_sweeps = match outcome.worked {
             true => 0,
             false => self.idle_sweeps.saturating_add(1),
@@ -228,10 +241,13 @@ impl Intake {
     }
 
     /// Sleeps until there may be something to do, and never longer than `timeout`. Call it after a
-    /// poll that didn't work.
-    pub fn wait(&self, timeout: Duration) {
+    /// poll behind which there isn't more to do.
+    pub fn wait(&mut self, timeout: Duration) {
         if self.rings.is_empty() {
             self.doorbell.wait(timeout);
+        } else if self.idle_sweeps == 0 {
+            let pause = self.pace.pause(self.smallest_bytes);
+            self.doorbell.wait(timeout.min(pause));
         } else if self.idle_sweeps < IDLE_SWEEPS || self.rings.len() >= MAX_WAITERS {
             self.doorbell.wait(timeout.min(HOT));
         } else {
@@ -346,6 +362,7 @@ impl Intake {
             .map(|(number, ring)| (*number, ring.mark()))
             .collect();
         let mut behind = HashSet::new();
+        self.smallest_bytes = u64::MAX;
         let now = monotonic_now();
         for (number, mark) in marks.into_iter().rev() {
             let Some(ring) = self.rings.get_mut(&number) else {
@@ -382,7 +399,11 @@ impl Intake {
             }
             match swept {
                 Sweep::Idle => {}
-                Sweep::Worked => outcome.worked = true,
+                Sweep::Worked => {
+                    outcome.worked = true;
+                    let capacity = ring.consumer().capacity();
+                    self.smallest_bytes = self.smallest_bytes.min(capacity);
+                }
                 Sweep::Over => {
                     outcome.worked = true;
                     outcome.ended += 1;

@@ -15,6 +15,7 @@ mod kept;
 mod kin;
 mod listener;
 mod owner;
+mod pace;
 mod peer;
 mod process;
 mod sleep;
