@@ -4,6 +4,15 @@
 
 #include "mirror_hook.h"
 
+/*
+ * Of the hook, for mirror.inc alone: NULL where the mirror was never enabled. Else it points to 1 as
+ * long as nothing is mirrored in this process (else 0), and text need only be counted in these words
+ * of mirror_hook_conn.
+ */
+extern const uint32_t *mirror_hook_idle;
+#define MIRROR_WORD_SENT 2
+#define MIRROR_WORD_RECEIVED 3
+
 struct mirror_state {
     mirror_hook_conn conn;
     /* Bytes of an unfinished write that were told already. */

@@ -13,6 +13,8 @@
 //! each is inside `entry!`, and a test counts that.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::event::{CloseReason, Direction};
 use crate::guard::{guarded, guarded_apart, silence_panics};
@@ -129,6 +131,16 @@ macro_rules! entry {
     };
 }
 
+/// For libssl's fast path, and so not in the header: null as long as the mirror isn't enabled, then the
+/// address of a word that is 1 while nothing is mirrored in this process. While it is, `sent` and `received`
+/// of a [`Conn`] may be counted without a call (words 2 and 3 of `mirror_hook_conn`).
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals, reason = "a name in C")]
+pub static mirror_hook_idle: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+const _: () = assert!(Conn::SENT_AT == 2 * size_of::<u64>());
+const _: () = assert!(Conn::RECEIVED_AT == 3 * size_of::<u64>());
+
 /// Reads the settings. Call it from the library's constructor: some programs wipe their environment
 /// as they start. Later calls do nothing.
 #[unsafe(no_mangle)]
@@ -136,6 +148,8 @@ pub extern "C" fn mirror_hook_init() {
     entry!({
         if process::init() {
             silence_panics();
+            let idle = ptr::from_ref(process::idle_word()).cast_mut();
+            mirror_hook_idle.store(idle, Ordering::Release);
         }
     })
 }

@@ -1,5 +1,7 @@
 //! The state of one mirrored connection: what it has announced where, and how far its streams are.
 
+use std::mem::offset_of;
+
 use crate::event::{
     Announcement, CloseReason, Direction, EarlyData, MAX_ALPN, MAX_SNI, META_BYTES, Transport,
 };
@@ -51,6 +53,10 @@ const COUNTED: u64 = 1 << 9;
 const DECISION: u64 = EXCLUDED | UNANSWERED | INCOMPLETE | COUNTED;
 
 impl Conn {
+    /// Where the offsets lie, for who counts in C.
+    pub(crate) const SENT_AT: usize = offset_of!(Self, sent);
+    pub(crate) const RECEIVED_AT: usize = offset_of!(Self, received);
+
     /// A connection before its first use.
     pub const fn new() -> Self {
         Self {

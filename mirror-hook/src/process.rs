@@ -154,6 +154,7 @@ pub(crate) fn init() -> bool {
             // Without a page that tells forks apart there is no mirror (Linux before 4.14).
             if let Ok(page) = ForkPage::leak() {
                 page.alive.store(1, Ordering::Release);
+                page.idle.store(1, Ordering::Relaxed);
                 PAGE.set(page);
                 fork::watch();
             }
@@ -166,7 +167,7 @@ pub(crate) fn init() -> bool {
 /// No more mirror in this process: a defect has shown, or the shared memory is corrupt.
 pub(crate) fn turn_off() {
     OFF.store(true, Ordering::Relaxed);
-    PAGE.load().ring.set(None);
+    put(PAGE.load(), None);
 }
 
 #[cfg(test)]
@@ -251,15 +252,16 @@ fn attach(now: bool) {
     if page.alive.load(Ordering::Acquire) == 0 {
         parents = leave_parent();
         page.alive.store(1, Ordering::Release);
+        page.idle.store(1, Ordering::Relaxed);
     }
     if let Some(ring) = page.ring.load().filter(|ring| over(ring)) {
-        page.ring.set(None);
+        put(page, None);
         retire(ring);
     }
     if page.ring.load().is_none() && (may_try() || now) {
-        page.ring.set(new_ring(page, settings));
+        put(page, new_ring(page, settings));
         if OFF.load(Ordering::Relaxed) {
-            page.ring.set(None);
+            put(page, None);
         }
     }
     // Not before the agent can hear of this process: by this mapping it knows who was forked and may
@@ -268,6 +270,19 @@ fn attach(now: bool) {
         let _ = ring.producer.memory().replace_by_private();
     }
     page.attaching.store(0, Ordering::Release);
+}
+
+/// Puts a ring into use, or none. A call that sees only one of the two changed counts its text, and
+/// doesn't mirror it.
+fn put(page: &ForkPage<Ring>, ring: Option<&'static Ring>) {
+    page.idle
+        .store(u32::from(ring.is_none()), Ordering::Relaxed);
+    page.ring.set(ring);
+}
+
+/// 1 as long as nothing is mirrored in this process, and that isn't to be looked at anew: it was forked.
+pub(crate) fn idle_word() -> &'static AtomicU32 {
+    &PAGE.load().idle
 }
 
 /// Nothing will be read from this ring any more, as far as can be told.

@@ -312,6 +312,8 @@ fn room<T>() -> io::Result<NonNull<T>> {
 pub(crate) struct ForkPage<T: 'static> {
     /// 1; 0 in a child that hasn't looked.
     pub(crate) alive: AtomicU32,
+    /// 1: alive, and no ring is in use. One look answers both.
+    pub(crate) idle: AtomicU32,
     /// 1: a thread is attaching.
     pub(crate) attaching: AtomicU32,
     /// A random number that stands for the process, once there is one.
@@ -327,6 +329,7 @@ impl<T: Sync> ForkPage<T> {
     pub(crate) const fn none() -> Self {
         Self {
             alive: AtomicU32::new(1),
+            idle: AtomicU32::new(1),
             attaching: AtomicU32::new(0),
             process: AtomicU64::new(0),
             forks: AtomicU32::new(0),
