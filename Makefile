@@ -66,6 +66,13 @@ $(OPENSSL_TESTS): openssl-test-%: install-build
 bench-forge: install-build ## what forging a packet costs, against copying its text
 	$(CARGO) run --release -q -p mirror-benches --bin forge
 
+.PHONY: bench-hook
+bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx against stock and against uprobes
+	@scripts/install-peers.sh build demo bench
+	@$(CARGO) build --release -q -p sslcollector -p mirror-hook -p mirror-benches
+	@patched=$$(openssl-compat/build.sh 3.0) && stock=$$(openssl-compat/build.sh 3.0 --unpatched) && \
+		PATCHED_LIBSSL=$$patched STOCK_LIBSSL=$$stock/libssl.so.3 $(TARGET)/release/hook
+
 .PHONY: attach-faults
 attach-faults: openssl ## each system call of attach, at each place, with each error it can give
 	@scripts/install-peers.sh build demo test

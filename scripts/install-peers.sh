@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the programs that building, the demo and the tests need. Debian 12 and later, Ubuntu 24.04.
 #
-#   scripts/install-peers.sh [build] [demo] [test] [libcrypto]      no group: the first three
+#   scripts/install-peers.sh [build] [demo] [test] [libcrypto] [bench]      no group: the first three
 #
 # Nothing is done, and no privilege is needed, when everything is there. Packages come from the
 # mirrors that this machine's apt is set up for. Suricata 7 is in Debian 12's backports only: where apt
@@ -54,12 +54,21 @@ needs() {
 		ab apache2-utils
 		END
         ;;
+    bench) cat <<-END
+		openssl openssl
+		@@openssl/ssl.h libssl-dev
+		wrk wrk
+		bpftrace bpftrace
+		valgrind valgrind
+		mountpoint util-linux
+		END
+        ;;
     libcrypto) cat <<-END
 		@@zlib.h zlib1g-dev
 		@@zstd.h libzstd-dev
 		END
         ;;
-    *) die "there is no group '$1': build, demo, test, libcrypto" ;;
+    *) die "there is no group '$1': build, demo, test, libcrypto, bench" ;;
     esac
 }
 

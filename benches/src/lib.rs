@@ -2,6 +2,8 @@
 //!
 //! Each is a binary in `src/bin`, started by `make bench-NAME`; its last line is `FIGURES {json}`.
 
+pub mod rounds;
+
 use std::time::{Duration, Instant};
 
 /// Rounds of a comparison: enough for a median that one hiccup doesn't move.

@@ -1,0 +1,162 @@
+//! The programs in C that call libssl and the hook: compiled here, told by lines what to do.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, ensure};
+
+/// Where everything of one run is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    directory: tempfile::TempDir,
+    /// The checkout.
+    root: PathBuf,
+    /// Directory of the unpatched libssl, of the patched one's version and flags.
+    pub(crate) stock: PathBuf,
+    /// Directory of the patched one.
+    pub(crate) patched: PathBuf,
+    /// Cargo's directory of this build.
+    release: PathBuf,
+}
+
+impl Place {
+    /// Finds what is to be measured, and compiles the programs that do it.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let library = |variable: &str| {
+            let path = std::env::var_os(variable).map(PathBuf::from);
+            let directory = path.as_deref().and_then(Path::parent).map(Path::to_owned);
+            directory.with_context(|| format!("{variable} isn't set: run `make bench-hook`"))
+        };
+        let executable = std::env::current_exe()?;
+        let place = Self {
+            directory: tempfile::tempdir()?,
+            stock: library("STOCK_LIBSSL")?,
+            patched: library("PATCHED_LIBSSL")?,
+            release: executable.parent().context("a path")?.to_owned(),
+            root,
+        };
+        run(Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout"])
+            .arg(place.path("key.pem"))
+            .arg("-out")
+            .arg(place.path("cert.pem")))?;
+        place.compile("tls_calls", &["-lssl", "-lcrypto"])?;
+        let archive = place.release("libmirror_hook.a").display().to_string();
+        place.compile("hook_calls", &[&archive, "-lpthread"])?;
+        Ok(place)
+    }
+
+    /// A file of this run.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Something that cargo has built.
+    pub(crate) fn release(&self, name: &str) -> PathBuf {
+        self.release.join(name)
+    }
+
+    fn compile(&self, name: &str, libraries: &[&str]) -> anyhow::Result<()> {
+        run(Command::new("gcc")
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-I"])
+            .arg(self.root.join("include"))
+            .arg("-o")
+            .arg(self.path(name))
+            .arg(self.root.join("benches/c").join(name).with_extension("c"))
+            .args(libraries))?;
+        Ok(())
+    }
+
+    /// `tls_calls` with the libssl in `library`.
+    pub(crate) fn tls_calls(&self, library: &Path, mode: &str) -> Command {
+        let mut command = Command::new(self.path("tls_calls"));
+        command
+            .arg(mode)
+            .args([self.path("cert.pem"), self.path("key.pem")]);
+        clean(&mut command).env("LD_LIBRARY_PATH", library);
+        command
+    }
+
+    /// `hook_calls` with that many threads.
+    pub(crate) fn hook_calls(&self, threads: usize) -> Command {
+        let mut command = Command::new(self.path("hook_calls"));
+        command.arg(threads.to_string());
+        clean(&mut command);
+        command
+    }
+}
+
+/// Takes away what would enable a mirror.
+pub(crate) fn clean(command: &mut Command) -> &mut Command {
+    for name in ["SOCKET", "ENABLE", "AGENT_UID", "RING_BYTES"] {
+        command.env_remove(format!("SSLCOLLECTOR_{name}"));
+    }
+    command
+}
+
+/// Runs a command to its end, and returns what it printed.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{name} (scripts/install-peers.sh build bench)"))?;
+    ensure!(
+        output.status.success(),
+        "{name}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One of the two programs, running. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Caller {
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(Self {
+            input: child.stdin.take().context("a pipe")?,
+            output: BufReader::new(child.stdout.take().context("a pipe")?),
+            child,
+        })
+    }
+
+    /// Has it do what the line says; returns the nanoseconds that it took.
+    pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<f64> {
+        writeln!(self.input, "{line}")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer)?;
+        answer
+            .trim()
+            .parse()
+            .with_context(|| format!("the answer to {line:?} is {answer:?}"))
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
