@@ -6,21 +6,10 @@ use std::path::PathBuf;
 use agent::filter::{Condition, RuleError, UnknownFlow};
 use clap::{Args, Parser, Subcommand};
 
-/// Mirrors the clear text of TLS sessions, and writes it as packets.
-#[derive(Debug, Parser)]
-#[command(
-    name = "sslcollector",
-    version,
-    args_conflicts_with_subcommands = true,
-    arg_required_else_help = true,
-    after_help = "Examples:
-  sslcollector run -- curl https://localhost/            show what curl says and hears
-  sslcollector run -w out.pcapng -- curl https://…       the same as a capture
-  sslcollector run -w - -- curl https://… | tshark -r -  live
-  sslcollector -w out.pcapng                             serve every program that asks
-  sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
-
-A RULE is conditions that must all hold, joined by commas:
+/// What `--allow` and `--deny` take, for both helps.
+macro_rules! rules {
+    () => {
+        "A RULE is conditions that must all hold, joined by commas:
   exe=/usr/sbin/nginx   the executable: its path, with * and ?; without / its file name
   uid=33                the user's number, as the process asks for the agent
   port=443              the TLS server's port, or a range: port=8000-8999
@@ -28,9 +17,27 @@ A RULE is conditions that must all hold, joined by commas:
   sni=*.example.com     the server name: one, all below a domain, or * for any
   role=server           which end of the connection the program is: client or server
 or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --deny net=10.9.0.0/16
+"
+    };
+}
 
+/// Mirrors the clear text of TLS sessions, and writes it as packets.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sslcollector",
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = concat!("Examples:
+  sslcollector run -- curl https://localhost/            show what curl says and hears
+  sslcollector run -w out.pcapng -- curl https://…       the same as a capture
+  sslcollector run -w - -- curl https://… | tshark -r -  live
+  sslcollector -w out.pcapng                             serve every program that asks
+  sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
+
+", rules!(), "
 Exit status: 0 good, 1 failure, 2 wrong usage; `run` passes the program's own on.
-More: sslcollector run --help"
+More: sslcollector run --help")
 )]
 pub(crate) struct Cli {
     /// What the agent does without a subcommand.
@@ -45,26 +52,18 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run one program with the patched TLS library, and mirror just it and its children.
-    #[command(after_help = "Examples:
+    #[command(after_help = concat!("Examples:
   sslcollector run -- curl https://localhost/
   sslcollector run -w out.pcapng -- curl -sk https://localhost/
   sslcollector run -w - -- curl -sk https://localhost/ | tshark -r - -Y http
   sslcollector run -w web.pcapng -- nginx -g 'daemon off;'
   sslcollector run --allow sni=*.example.com -- curl -sk https://www.example.com/ https://example.org/
 
-A RULE is conditions that must all hold, joined by commas:
-  exe=/usr/sbin/nginx   the executable: its path, with * and ?; without / its file name
-  uid=33                the user's number, as the process asks for the agent
-  port=443              the TLS server's port, or a range: port=8000-8999
-  net=10.0.0.0/8        the client's or the server's address; client-net=, server-net= one of them
-  sni=*.example.com     the server name: one, all below a domain, or * for any
-  role=server           which end of the connection the program is: client or server
-or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --deny net=10.9.0.0/16
-
+", rules!(), "
 The program's exit status is passed on (128 + N where signal N ended it), and its output is left
 alone; with `-w -` its standard output goes to standard error. Signals are handed to it. No root is
 needed; with the right to capture packets, sessions of programs whose library has no socket (curl,
-httpd, HAProxy) carry their real addresses.")]
+httpd, HAProxy) carry their real addresses."))]
     Run(RunArgs),
     /// Print the directory of the patched library for a program, or for this machine's OpenSSL.
     #[command(after_help = "Example:

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "mirror_hook.h"
+#include "must.h"
 
 enum { STACK = 256 * 1024, PAINT = 0xa5, TEXT = 40000, ERRNO = 77 };
 
@@ -30,15 +31,6 @@ static mirror_hook_info info;
 static unsigned char text[TEXT];
 static unsigned char *stack;
 static ucontext_t here, there;
-
-static void must(int good, const char *what)
-{
-    if (good)
-        return;
-    printf("%s: %s\n", what, strerror(errno));
-    fflush(stdout);
-    _exit(3);
-}
 
 static void nothing(void) { }
 static void handshake(void) { mirror_hook_handshake(); }

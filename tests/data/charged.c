@@ -19,21 +19,13 @@
 #include <unistd.h>
 
 #include "mirror_hook.h"
+#include "must.h"
 
 enum { MORE = 1 << 20 };
 /* From layout.rs. */
 enum { CONTROL_BYTES = 65536, HEAD = 64, STATE = 192, GRANTED_BYTES = 200, READY = 1, DETACHED = 2 };
 
 static const char *group;
-
-static void must(int good, const char *what)
-{
-    if (good)
-        return;
-    printf("%s: %s\n", what, strerror(errno));
-    fflush(stdout);
-    _exit(3);
-}
 
 static void pause_a_little(void)
 {

@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "mirror_hook.h"
+#include "must.h"
 
 enum { PAGE = 4096, ROOM = 1 << 20, SERVER_PORT = 443, FIRST_PORT = 1000 };
 /* From layout.rs: where the ring begins, how far it is reserved, and how far the agent has read it. */
@@ -44,15 +45,6 @@ struct connection {
 
 static unsigned int number;
 static struct connection connections[3];
-
-static void must(int good, const char *what)
-{
-    if (good)
-        return;
-    printf("%s: %s\n", what, strerror(errno));
-    fflush(stdout);
-    _exit(3);
-}
 
 /* splitmix64 (Steele, Lea, Flood 2014) of the place. */
 static uint64_t word(uint64_t port, uint64_t direction, uint64_t index)

@@ -1,5 +1,5 @@
-//! A client that can do things in the middle of a transfer: `tests/data/client.py`, run by the
-//! distribution's Python (whose TLS is libssl.so.3, with its own socket).
+//! Programs of the distribution's Python (whose TLS is libssl.so.3, with its own socket): a client that can
+//! do things in the middle of a transfer, `tests/data/client.py`, and a server.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +21,21 @@ pub fn words(place: &Place, port: u16, steps: &[&str]) -> Vec<String> {
     ];
     words.extend(steps.iter().map(|&step| step.to_owned()));
     words
+}
+
+/// The words of an HTTPS server, `tests/data/server.py`, that serves `way` (`threads`, `forks`) at `port`.
+pub fn server_words(place: &Place, way: &str, port: u16) -> Vec<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/server.py");
+    let path = |name| place.path(name).display().to_string();
+    vec![
+        PYTHON.to_owned(),
+        script.display().to_string(),
+        way.to_owned(),
+        port.to_string(),
+        path("cert.pem"),
+        path("key.pem"),
+        path("www"),
+    ]
 }
 
 /// The client as a command, with the libraries that the environment has.

@@ -1,11 +1,10 @@
 //! Connections that cross forks, in every order in which parents and children speak, fall silent and end:
 //! one flow each, with every byte, which ends when the last that holds it does.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mirror_tests::attach::{Connection, Run, Scenario, assert_whole};
-use mirror_tests::client::PYTHON;
+use mirror_tests::client::server_words;
 use mirror_tests::curl::Transfer;
 use mirror_tests::place::{Place, free_port};
 use mirror_tests::process::{run, send, until};
@@ -282,20 +281,12 @@ fn short_lived_processes_have_names() {
 #[test]
 fn python_with_a_process_for_each_connection() {
     const SIZES: [usize; 5] = [0, 1, 16_385, 20_000, 300_000];
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/forks.py");
     for how in [How::Run("1M"), How::Serve] {
         let place = Place::new(&SIZES);
         let port = free_port();
-        let words = [
-            PYTHON.to_owned(),
-            script.display().to_string(),
-            port.to_string(),
-            place.path("cert.pem").display().to_string(),
-            place.path("key.pem").display().to_string(),
-            place.path("www").display().to_string(),
-        ];
+        let words = server_words(&place, "forks", port);
         let service = Service {
-            words: words.into(),
+            words,
             port,
             end: Signal::TERM,
             status: 0,

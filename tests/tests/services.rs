@@ -2,10 +2,9 @@
 //! users, another root, reloads. The truth is what their clients, with the distribution's library, sent
 //! and received.
 
-use std::path::Path;
 
 use mirror_tests::apache::{Model, apache};
-use mirror_tests::client::PYTHON;
+use mirror_tests::client::server_words;
 use mirror_tests::curl::Transfer;
 use mirror_tests::haproxy::haproxy;
 use mirror_tests::nginx::{Nginx, Options};
@@ -118,19 +117,11 @@ fn haproxy_with_threads() {
 #[test]
 fn python_with_threads() {
     let words = ["role=server", "bound=socket"];
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/threads.py");
     let server = |place: &Place| {
         let port = free_port();
-        let words = [
-            PYTHON.to_owned(),
-            script.display().to_string(),
-            port.to_string(),
-            place.path("cert.pem").display().to_string(),
-            place.path("key.pem").display().to_string(),
-            place.path("www").display().to_string(),
-        ];
+        let words = server_words(place, "threads", port);
         Service {
-            words: words.into(),
+            words,
             port,
             end: Signal::TERM,
             status: 0,

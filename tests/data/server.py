@@ -1,7 +1,7 @@
-"""An HTTPS server with a process for each connection, as Python's library has it: the parent shakes
-hands, forks, and gives the connection back without a word; the child speaks.
+"""An HTTPS server with a thread or a process for each connection, as Python's library has them. Of the
+latter the parent shakes hands, forks, and gives the connection back without a word; the child speaks.
 
-    forks.py PORT CERTIFICATE KEY DIRECTORY
+    server.py threads|forks PORT CERTIFICATE KEY DIRECTORY
 
 GET /get/NAME sends the file NAME of DIRECTORY, POST sends back what it is sent. SIGTERM ends it.
 """
@@ -12,7 +12,7 @@ import socketserver
 import ssl
 import sys
 
-PORT, CERTIFICATE, KEY, DIRECTORY = int(sys.argv[1]), *sys.argv[2:]
+WAY, PORT, CERTIFICATE, KEY, DIRECTORY = sys.argv[1:]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,14 +36,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Server(socketserver.ForkingMixIn, http.server.HTTPServer):
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+class Threads(http.server.ThreadingHTTPServer):
     request_queue_size = 64
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    # In the connection's thread.
+    def finish_request(self, request, address):
+        with CONTEXT.wrap_socket(request, server_side=True) as tls:
+            self.RequestHandlerClass(tls, address, self)
+
+
+class Forks(socketserver.ForkingMixIn, http.server.HTTPServer):
+    request_queue_size = 64
 
     # In the parent; the handshake is part of it.
     def get_request(self):
         request, address = super().get_request()
-        return self.context.wrap_socket(request, server_side=True), address
+        return CONTEXT.wrap_socket(request, server_side=True), address
 
     # In the parent, too: who only looks whether somebody listens says no hello.
     def handle_error(self, request, address):
@@ -55,5 +66,6 @@ def end(*_):
 
 
 signal.signal(signal.SIGTERM, end)
-Server.context.load_cert_chain(CERTIFICATE, KEY)
-Server(("127.0.0.1", PORT), Handler).serve_forever()
+CONTEXT.load_cert_chain(CERTIFICATE, KEY)
+server = {"threads": Threads, "forks": Forks}[WAY]
+server(("127.0.0.1", int(PORT)), Handler).serve_forever()
