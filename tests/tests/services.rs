@@ -2,7 +2,6 @@
 //! users, another root, reloads. The truth is what their clients, with the distribution's library, sent
 //! and received.
 
-
 use mirror_tests::apache::{Model, apache};
 use mirror_tests::client::server_words;
 use mirror_tests::curl::Transfer;

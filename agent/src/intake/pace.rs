@@ -1,15 +1,15 @@
 //! How long the rings are left alone between two looks at them.
 //!
 //! A look at a ring takes a cache line from the application that writes there, and reading it in small
-//! pieces does so with every record; what has waited for long isn't in any cache near by any more. So rings
+//! pieces does so with every record; and each time the agent wakes, some application loses its processor. So rings
 //! are read until little is left, and then left alone until about [`TARGET_BYTES`] should have come.
 
 use std::time::Duration;
 
 /// What one look should find.
-const TARGET_BYTES: u64 = 64 * 1024;
+const TARGET_BYTES: u64 = 512 * 1024;
 const SHORTEST: Duration = Duration::from_micros(100);
-const LONGEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -61,11 +61,16 @@ mod tests {
     fn much_shortens_the_pause_and_little_makes_it_long_again() {
         let mut pace = Pace::default();
         let mut pauses = Vec::new();
-        for bytes in [1 << 20; 5].into_iter().chain([100; 5]) {
+        for bytes in [4 << 20; 6].into_iter().chain([100; 6]) {
             pace.found(bytes, 16 << 20);
             pauses.push(pace.pause(16 << 20).as_micros());
         }
-        assert_eq!(pauses, [500, 250, 125, 100, 100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(
+            pauses,
+            [
+                1000, 500, 250, 125, 100, 100, 200, 400, 800, 1600, 2000, 2000
+            ]
+        );
     }
 
     #[test]
