@@ -403,7 +403,7 @@ impl<M: Memory> Producer<M> {
                 continue;
             }
             if low_end.is_some() {
-                // Pairs with the Acquire loads in `tail` and in `Consumer::follow_skip`. Nobody else
+                // Pairs with the Acquire loads in `tail` and in `Consumer::look_ahead`. Nobody else
                 // skips until the agent has followed, since the ring isn't drained before.
                 self.memory
                     .store_u64(control::SKIPPED, head, Ordering::Release);
