@@ -1,5 +1,8 @@
-//! The rustls side of the mirror. Not built yet: this crate holds its place in the workspace and
-//! says what it will be.
+//! The rustls side of the mirror: a Rust service that uses rustls is mirrored by wrappers with rustls'
+//! own names, or by one line at start. Both feed [`mirror_hook`], as the patched libssl does.
 //!
-//! A Rust service that uses rustls will be mirrored by wrappers with rustls' own names, or by one
-//! line at start. Both will feed [`mirror_hook`], as the patched libssl does.
+//! Being built: so far only what both have in common.
+#![allow(dead_code, reason = "what uses these modules comes next")]
+
+mod hello;
+mod session;
