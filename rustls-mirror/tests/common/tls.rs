@@ -1,0 +1,98 @@
+//! Configurations of both ends, with certificates made for this process.
+
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+const DOMAIN: &str = "mirror.test";
+
+/// A certificate for every `NAME.mirror.test`, and its issuer's.
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    issuer: CertificateDer<'static>,
+}
+
+fn identity() -> &'static Identity {
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    IDENTITY.get_or_init(|| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let mut params = CertificateParams::new(vec![format!("*.{DOMAIN}")]).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        Identity {
+            chain: vec![certificate.der().clone()],
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            issuer: issuer.der().clone(),
+        }
+    })
+}
+
+/// `NAME.mirror.test`, which the server's certificate covers.
+pub(crate) fn name(name: &str) -> ServerName<'static> {
+    ServerName::try_from(full_name(name)).unwrap()
+}
+
+/// The same as a client sends it.
+pub(crate) fn full_name(name: &str) -> String {
+    format!("{name}.{DOMAIN}")
+}
+
+/// rustls' own provider on *ring*.
+pub(crate) fn ring() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Trusts what [`server_config`] shows. TLS 1.2 and 1.3, resumption in memory.
+pub(crate) fn client_config(provider: Arc<CryptoProvider>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().issuer.clone()).unwrap();
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// The same with one version of TLS only.
+pub(crate) fn client_config_of(
+    provider: Arc<CryptoProvider>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().issuer.clone()).unwrap();
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// Serves every `NAME.mirror.test`.
+pub(crate) fn server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(identity().chain.clone(), identity().key.clone_key())
+        .unwrap()
+}
+
+/// Both ends with [`ring`].
+pub(crate) fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let (client, server) = (client_config(ring()), server_config(ring()));
+    (Arc::new(client), Arc::new(server))
+}
