@@ -5,4 +5,5 @@
 #![allow(dead_code, reason = "what uses these modules comes next")]
 
 mod hello;
+mod install;
 mod session;
