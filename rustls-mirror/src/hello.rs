@@ -50,6 +50,20 @@ pub(crate) struct Known {
     session_id: Vec<u8>,
 }
 
+impl Known {
+    /// What a server's hello says together with the client's, where each was read by itself.
+    pub(crate) fn answering(self, client: &Known) -> Self {
+        Self {
+            client_random: client.client_random,
+            sni: client.sni.clone(),
+            early_offered: client.early_offered,
+            ech: client.ech,
+            session_id: client.session_id.clone(),
+            ..self
+        }
+    }
+}
+
 /// Takes the bytes of handshake messages, cut anywhere.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hellos {

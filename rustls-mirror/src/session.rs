@@ -74,13 +74,36 @@ impl Session {
     /// Everything is known that will be. Announces the connection, or completes what was announced
     /// with its early data. `socket` is borrowed for the call.
     pub(crate) fn handshake_ended(&mut self, socket: Option<BorrowedFd<'_>>) {
-        let begun = self.conn.offsets() != (0, 0);
         self.handshake_done = true;
-        if begun {
+        if self.begun() {
             self.conn
                 .update(&info(self.role, &self.known, self.facts, true, socket));
         }
         self.announce(socket);
+    }
+
+    /// As [`Session::handshake_ended`], where the server never read the 0-RTT data.
+    pub(crate) fn handshake_ended_without_early(&mut self, socket: Option<BorrowedFd<'_>>) {
+        self.handshake_done = true;
+        self.early_rejected(socket);
+        self.announce(socket);
+    }
+
+    /// Facts have changed since the connection was announced.
+    pub(crate) fn more_is_known(&mut self) {
+        let done = self.handshake_done;
+        self.conn
+            .update(&info(self.role, &self.known, self.facts, done, None));
+    }
+
+    /// Whether text has passed.
+    pub(crate) fn begun(&self) -> bool {
+        self.conn.offsets() != (0, 0)
+    }
+
+    /// Whether [`Session::announce`] would do anything. Cheap.
+    pub(crate) fn wants_open(&self) -> bool {
+        self.conn.wants_open()
     }
 
     /// Announces the connection, if that is due. A caller that has a socket calls it before what it

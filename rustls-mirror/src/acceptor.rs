@@ -1,0 +1,91 @@
+//! A server's connection before its configuration is chosen.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use rustls::server::{AcceptedAlert, ClientHello};
+use rustls::{Error, ServerConfig};
+
+use crate::server::ServerConnection;
+use crate::tee::TeeIo;
+use crate::watch::Watch;
+use crate::{Role, session_for};
+
+/// Reads a ClientHello, by which the application chooses a configuration: [`rustls::server::Acceptor`],
+/// mirrored.
+pub struct Acceptor {
+    inner: rustls::server::Acceptor,
+    watch: Watch,
+}
+
+impl Default for Acceptor {
+    fn default() -> Self {
+        Self {
+            inner: rustls::server::Acceptor::default(),
+            watch: Watch::before_session(),
+        }
+    }
+}
+
+impl Acceptor {
+    /// As [`rustls::server::Acceptor::read_tls`].
+    ///
+    /// # Errors
+    /// As rustls'.
+    pub fn read_tls(&mut self, rd: &mut dyn Read) -> Result<usize, io::Error> {
+        let watch = &mut self.watch;
+        self.inner.read_tls(&mut TeeIo { io: rd, watch })
+    }
+
+    /// As [`rustls::server::Acceptor::accept`].
+    ///
+    /// # Errors
+    /// As rustls'.
+    pub fn accept(&mut self) -> Result<Option<Accepted>, (Error, AcceptedAlert)> {
+        let accepted = self.inner.accept()?;
+        Ok(accepted.map(|inner| Accepted {
+            inner,
+            watch: std::mem::replace(&mut self.watch, Watch::before_session()),
+        }))
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
+/// A ClientHello that an [`Acceptor`] has read: [`rustls::server::Accepted`], mirrored.
+pub struct Accepted {
+    inner: rustls::server::Accepted,
+    watch: Watch,
+}
+
+impl Accepted {
+    /// As [`rustls::server::Accepted::client_hello`].
+    pub fn client_hello(&self) -> ClientHello<'_> {
+        self.inner.client_hello()
+    }
+
+    /// As [`rustls::server::Accepted::into_connection`].
+    ///
+    /// # Errors
+    /// As rustls'.
+    pub fn into_connection(
+        mut self,
+        config: Arc<ServerConfig>,
+    ) -> Result<ServerConnection, (Error, AcceptedAlert)> {
+        let session = session_for(config.crypto_provider(), Role::Server);
+        self.watch.begin(session);
+        let inner = self.inner.into_connection(config)?;
+        Ok(ServerConnection::from_inner(inner, self.watch))
+    }
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepted").finish_non_exhaustive()
+    }
+}

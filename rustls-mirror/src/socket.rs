@@ -1,0 +1,41 @@
+#![allow(
+    unsafe_code,
+    reason = "a reference to a generic type is read as one of the type that it was found to be"
+)]
+//! The socket of a transport whose type is generic: found for the types that have one, by their type
+//! id. What is found is borrowed, never kept.
+
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The socket of `transport`, if it is of a type that is known to have one.
+pub(crate) fn of<T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
+    of_either::<TcpStream, T>(transport).or_else(|| of_either::<UnixStream, T>(transport))
+}
+
+/// The socket of an `S`, or of what borrows, boxes or shares one.
+fn of_either<S: AsFd + 'static, T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
+    seen_as::<S, T>(transport)
+        .or_else(|| seen_as::<&S, T>(transport).copied())
+        .or_else(|| seen_as::<&mut S, T>(transport).map(|socket| &**socket))
+        .or_else(|| seen_as::<Box<S>, T>(transport).map(|socket| &**socket))
+        .or_else(|| seen_as::<Arc<S>, T>(transport).map(|socket| &**socket))
+        .or_else(|| seen_as::<Rc<S>, T>(transport).map(|socket| &**socket))
+        .or_else(|| seen_as::<&Arc<S>, T>(transport).map(|socket| &***socket))
+        .map(AsFd::as_fd)
+}
+
+/// `transport` as what it is, if that is a `Known`. Lifetimes within `Known` are the caller's choice;
+/// what is given back lives no longer than `transport` is borrowed, which they all outlive.
+fn seen_as<Known, T: ?Sized>(transport: &T) -> Option<&Known> {
+    if typeid::of::<T>() != typeid::of::<Known>() {
+        return None;
+    }
+    let pointer = std::ptr::from_ref(transport).cast::<Known>();
+    // SAFETY: the ids say that T is Known but for its lifetimes, so the pointer is aligned, and what it
+    // points to is a Known that lives and isn't changed as long as the transport is borrowed.
+    Some(unsafe { &*pointer })
+}
