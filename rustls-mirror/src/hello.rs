@@ -19,6 +19,12 @@ const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+// RFC 9001 8.2, and what drafts of it had.
+const QUIC_PARAMETERS: u16 = 57;
+const QUIC_PARAMETERS_DRAFT: u16 = 0xffa5;
+
+/// ECHClientHello of type inner, which has nothing else (RFC 9849 5).
+const ECH_INNER: &[u8] = &[1];
 
 /// The random by which a ServerHello says that it is a HelloRetryRequest (RFC 8446 4.1.3).
 const RETRY: [u8; 32] = [
@@ -47,6 +53,10 @@ pub(crate) struct Known {
     /// The ClientHello has an encrypted_client_hello extension: the hello that the peers agree on may
     /// not be the one on the wire.
     pub(crate) ech: bool,
+    /// This ClientHello is the encrypted one, which isn't on the wire as it is.
+    pub(crate) ech_inner: bool,
+    /// The ClientHello has QUIC's transport parameters.
+    pub(crate) quic: bool,
     session_id: Vec<u8>,
 }
 
@@ -141,7 +151,11 @@ fn client_hello(known: &mut Known, body: &[u8]) -> Option<()> {
     for_each_extension(rest, |kind, body| match kind {
         SERVER_NAME => known.sni = host_name(body).unwrap_or_default().to_vec(),
         EARLY_DATA => known.early_offered = true,
-        ENCRYPTED_CLIENT_HELLO => known.ech = true,
+        ENCRYPTED_CLIENT_HELLO => {
+            known.ech = true;
+            known.ech_inner = body == ECH_INNER;
+        }
+        QUIC_PARAMETERS | QUIC_PARAMETERS_DRAFT => known.quic = true,
         _ => {}
     })
 }

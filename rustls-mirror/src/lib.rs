@@ -1,7 +1,7 @@
 //! The rustls side of the mirror: a Rust service that uses rustls is mirrored by wrappers with rustls'
 //! own names, or by one line at start. Both feed [`mirror_hook`], as the patched libssl does.
 //!
-//! Being built: the wrappers are there.
+//! Being built: the wrappers and [`install()`] are there.
 #![allow(dead_code, reason = "what uses the rest of these modules comes next")]
 
 mod acceptor;
@@ -22,6 +22,7 @@ mod watch;
 pub use client::ClientConnection;
 pub use connection::ConnectionCommon;
 pub use either::Connection;
+pub use install::{InstallError, install, mirrored, unpaired};
 pub use rustls::*;
 pub use rustls_version::SideData;
 pub use server::ServerConnection;

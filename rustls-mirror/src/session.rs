@@ -75,7 +75,8 @@ impl Session {
     /// with its early data. `socket` is borrowed for the call.
     pub(crate) fn handshake_ended(&mut self, socket: Option<BorrowedFd<'_>>) {
         self.handshake_done = true;
-        if self.begun() {
+        // Where 0-RTT data was rejected, it has been announced, and its offsets are 0 again.
+        if self.begun() || self.facts.early != EarlyData::None {
             self.conn
                 .update(&info(self.role, &self.known, self.facts, true, socket));
         }

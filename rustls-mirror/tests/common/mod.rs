@@ -16,5 +16,6 @@
     reason = "each test binary has this module, and none needs all of it"
 )]
 
+pub(crate) mod memory;
 pub(crate) mod recorder;
 pub(crate) mod tls;

@@ -1,0 +1,213 @@
+//! Which connection a half belongs to: what this thread has seen rustls do last.
+//!
+//! The rules, and why they hold, are in the module above.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use mirror_hook::event::Direction;
+
+use super::connection::Connection;
+use super::handshake::{Handshake, Phase, try_lock};
+
+/// Handshakes that may be in the middle of a call on one thread: one inside another, by callbacks.
+const MAX_NESTED: usize = 8;
+
+thread_local! {
+    static DESK: RefCell<Desk> = const { RefCell::new(Desk::new()) };
+}
+
+#[derive(Debug)]
+struct Desk {
+    /// Touched on this thread and not done with, the last one last.
+    handshakes: Vec<Arc<Handshake>>,
+    /// Made last, if what is dropped next can be what it replaces.
+    heir: Option<Heir>,
+    /// The connection whose decrypter was replaced last, until something else happens than its
+    /// encrypter being replaced, too.
+    rekeyed: Weak<Connection>,
+}
+
+#[derive(Debug)]
+struct Heir {
+    seat: Weak<Seat>,
+    /// Its handshake is known: only keys for 0-RTT data of the same client can be what it replaces.
+    claimed: bool,
+}
+
+/// Whose a half is. Known when it is first used, not when it is made.
+#[derive(Debug)]
+pub(super) struct Seat {
+    direction: Direction,
+    taken: AtomicBool,
+    place: Mutex<Place>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    pub(super) connection: Option<Arc<Connection>>,
+    pub(super) phase: Option<Phase>,
+}
+
+/// A half that rustls gives up.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) direction: Direction,
+    pub(super) place: Place,
+    /// It stands where rustls replaces such keys.
+    pub(super) ripe: bool,
+    /// It has encrypted or decrypted nothing.
+    pub(super) unused: bool,
+    /// The end of a client's 0-RTT data was sent with it.
+    pub(super) early_finished: bool,
+}
+
+impl Seat {
+    /// What it is now, and will be: the half is about to be used.
+    pub(super) fn take(&self) -> Place {
+        self.taken.store(true, Ordering::Relaxed);
+        self.look()
+    }
+
+    /// What it is so far.
+    pub(super) fn look(&self) -> Place {
+        try_lock(&self.place).map_or_else(Place::default, |place| place.clone())
+    }
+
+    fn put(&self, place: Place) {
+        if let Some(mut now) = try_lock(&self.place) {
+            *now = place;
+        }
+    }
+}
+
+/// rustls has done something with a handshake's transcript on this thread.
+pub(super) fn touched(handshake: &Arc<Handshake>) {
+    with_desk(|desk| {
+        desk.heir = None;
+        desk.rekeyed = Weak::new();
+        desk.handshakes
+            .retain(|known| !Arc::ptr_eq(known, handshake) && !known.is_done());
+        if desk.handshakes.len() == MAX_NESTED {
+            desk.handshakes.remove(0);
+        }
+        if !handshake.is_done() {
+            desk.handshakes.push(Arc::clone(handshake));
+        }
+    });
+}
+
+/// rustls makes a half on this thread.
+pub(super) fn created(direction: Direction, tls13: bool) -> Arc<Seat> {
+    let claim = with_desk(|desk| {
+        desk.heir = None;
+        if direction == Direction::Received {
+            desk.rekeyed = Weak::new();
+        }
+        let mut recent = desk.handshakes.iter().rev();
+        recent.find_map(|handshake| handshake.claim(direction, tls13))
+    });
+    let claim = claim.flatten();
+    let replaces = claim.as_ref().is_none_or(|claim| claim.may_follow_early);
+    let claimed = claim.is_some();
+    let place = claim.map_or_else(Place::default, |claim| Place {
+        connection: Some(claim.connection),
+        phase: Some(claim.phase),
+    });
+    let seat = Arc::new(Seat {
+        direction,
+        taken: AtomicBool::new(false),
+        place: Mutex::new(place),
+    });
+    if replaces && tls13 {
+        with_desk(|desk| {
+            desk.heir = Some(Heir {
+                seat: Arc::downgrade(&seat),
+                claimed,
+            });
+        });
+    }
+    seat
+}
+
+/// rustls gives a half up on this thread.
+pub(super) fn dropped(leaving: Leaving) {
+    let noted = with_desk(|desk| {
+        let rekeyed = std::mem::take(&mut desk.rekeyed);
+        desk.heir.take().map(|heir| (heir, rekeyed.upgrade()))
+    });
+    let Some((heir, rekeyed)) = noted.flatten() else {
+        return;
+    };
+    let (Some(seat), Some(connection)) = (heir.seat.upgrade(), leaving.place.connection) else {
+        return;
+    };
+    let untouched = seat.direction == leaving.direction && !seat.taken.load(Ordering::Relaxed);
+    let quic = leaving.unused && connection.may_be_quic();
+    let Some(phase) = leaving.place.phase.filter(|_| untouched) else {
+        return;
+    };
+    let sent = leaving.direction == Direction::Sent;
+    if heir.claimed {
+        let own = seat.look().connection;
+        if phase == Phase::Early
+            && own.is_some_and(|own| !Arc::ptr_eq(&own, &connection) && own.take_over(&connection))
+        {
+            // The session is the heir's now.
+            if let Some(own) = seat.look().connection {
+                own.early_ended(leaving.early_finished);
+            }
+        }
+        return;
+    }
+    let next = match phase {
+        Phase::Early => Phase::Handshake,
+        Phase::Handshake if leaving.ripe || quic => Phase::Traffic,
+        // rustls makes them twice where a HelloRetryRequest came upon 0-RTT data.
+        Phase::Handshake if sent && leaving.unused && connection.had_early() => Phase::Handshake,
+        Phase::Traffic if leaving.ripe => Phase::Traffic,
+        Phase::Handshake | Phase::Traffic | Phase::Whole => return,
+    };
+    if sent && phase == Phase::Early {
+        connection.early_ended(leaving.early_finished);
+    }
+    if quic && next == Phase::Traffic {
+        connection.is_quic();
+    }
+    let connection = match rekeyed {
+        // The decrypter's is the one that has seen the whole handshake.
+        Some(other)
+            if sent && !Arc::ptr_eq(&other, &connection) && other.take_over(&connection) =>
+        {
+            other
+        }
+        _ => connection,
+    };
+    seat.put(Place {
+        connection: Some(Arc::clone(&connection)),
+        phase: Some(next),
+    });
+    if next == Phase::Traffic {
+        connection.keyed(leaving.direction);
+    }
+    if !sent {
+        with_desk(|desk| desk.rekeyed = Arc::downgrade(&connection));
+    }
+}
+
+/// Does nothing where the thread's locals are gone already.
+fn with_desk<T>(work: impl FnOnce(&mut Desk) -> T) -> Option<T> {
+    let done = DESK.try_with(|desk| desk.try_borrow_mut().ok().map(|mut desk| work(&mut desk)));
+    done.ok().flatten()
+}
+
+impl Desk {
+    const fn new() -> Self {
+        Self {
+            handshakes: Vec::new(),
+            heir: None,
+            rekeyed: Weak::new(),
+        }
+    }
+}

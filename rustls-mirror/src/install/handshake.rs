@@ -1,0 +1,179 @@
+//! One handshake as its transcript tells it: who it is, and which keys it is about to make.
+
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+
+use mirror_hook::event::{Direction, Role};
+
+use super::connection::Connection;
+use super::framing::{CERTIFICATE_VERIFY, CLIENT_KEY_EXCHANGE, Framing, SERVER_HELLO};
+use crate::hello::{Hellos, Known};
+
+/// What a half's keys are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// TLS 1.3: 0-RTT data.
+    Early,
+    /// TLS 1.3: the rest of the handshake.
+    Handshake,
+    /// TLS 1.3: application data, until a key update.
+    Traffic,
+    /// TLS 1.2: all there is.
+    Whole,
+}
+
+/// What a transcript has said. Lives as long as rustls' transcript, whose hash feeds it.
+#[derive(Debug, Default)]
+pub(super) struct Handshake(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    hellos: Hellos,
+    messages: Framing,
+    updates: usize,
+    last_was_empty: bool,
+    role: Option<Role>,
+    /// rustls has given the transcript up, after reading its hash or without.
+    over: bool,
+    /// It was the hash of a ClientHello alone, for the keys of 0-RTT data.
+    for_early_keys: bool,
+    encrypter_made: bool,
+    decrypter_made: bool,
+    connection: Weak<Connection>,
+}
+
+/// A half that was found to be this handshake's.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) connection: Arc<Connection>,
+    pub(super) phase: Phase,
+    /// In the place of these keys there may be ones for 0-RTT data now.
+    pub(super) may_follow_early: bool,
+}
+
+/// The guard of a lock that nobody waits for; what a panic left behind is taken as it is.
+pub(super) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+impl Handshake {
+    /// Bytes of the transcript.
+    pub(super) fn update(&self, bytes: &[u8]) {
+        let Some(mut guard) = try_lock(&self.0) else {
+            return;
+        };
+        let state = &mut *guard;
+        state.hellos.feed(bytes);
+        state.messages.feed(bytes);
+        if state.role.is_none() && state.hellos.known.client_random.is_some() {
+            // A client keeps its hellos until it knows the hash, and hashes them all at once; a server
+            // starts with what was before the ClientHello, be it nothing.
+            state.role = Some(if state.updates == 0 {
+                Role::Client
+            } else {
+                Role::Server
+            });
+        }
+        state.updates += 1;
+        state.last_was_empty = bytes.is_empty();
+    }
+
+    /// The hash is read for good.
+    pub(super) fn finish(&self) {
+        if let Some(mut state) = try_lock(&self.0) {
+            // Of all that rustls hashes, only this begins with a whole ClientHello and ends with nothing.
+            let known = &state.hellos.known;
+            state.for_early_keys = state.updates == 2
+                && state.last_was_empty
+                && known.early_offered
+                && known.server_random.is_none()
+                && state.role == Some(Role::Client);
+        }
+    }
+
+    /// rustls has dropped the transcript.
+    pub(super) fn end(&self) {
+        if let Some(mut state) = try_lock(&self.0) {
+            state.over = true;
+        }
+    }
+
+    pub(super) fn known(&self) -> Option<Known> {
+        try_lock(&self.0).map(|state| state.hellos.known.clone())
+    }
+
+    /// Whether it will make no keys any more that [`Handshake::claim`] would have to find.
+    pub(super) fn is_done(&self) -> bool {
+        try_lock(&self.0).is_none_or(|state| {
+            let last_made = state.decrypter_made || state.for_early_keys;
+            let never = state.over && !state.for_early_keys;
+            never || state.encrypter_made && last_made
+        })
+    }
+
+    /// Whether this handshake stands where rustls makes its first keys of this direction; they are then
+    /// made, and won't be found a second time.
+    pub(super) fn claim(self: &Arc<Self>, direction: Direction, tls13: bool) -> Option<Claim> {
+        let mut guard = try_lock(&self.0)?;
+        let state = &mut *guard;
+        let role = state.role?;
+        let sent = direction == Direction::Sent;
+        let phase = state.due(sent, tls13)?;
+        if sent {
+            state.encrypter_made = true;
+        } else {
+            state.decrypter_made = true;
+        }
+        let connection = match state.connection.upgrade() {
+            Some(connection) => connection,
+            None => {
+                let connection = Arc::new(Connection::new(role, self, &state.hellos.known, phase));
+                state.connection = Arc::downgrade(&connection);
+                connection
+            }
+        };
+        Some(Claim {
+            connection,
+            phase,
+            may_follow_early: sent && role == Role::Client && phase == Phase::Handshake,
+        })
+    }
+}
+
+impl State {
+    /// Which keys are due now, see the table in the module above.
+    fn due(&self, sent: bool, tls13: bool) -> Option<Phase> {
+        let made = if sent {
+            self.encrypter_made
+        } else {
+            self.decrypter_made
+        };
+        if made {
+            return None;
+        }
+        if self.for_early_keys {
+            return (sent && tls13).then_some(Phase::Early);
+        }
+        let known = &self.hellos.known;
+        let version = if tls13 { 0x0304 } else { 0x0303 };
+        if self.over || !self.hellos.both() || known.tls_version != Some(version) {
+            return None;
+        }
+        if tls13 {
+            let early = !sent && self.role == Some(Role::Server) && !self.encrypter_made;
+            return Some(if early {
+                Phase::Early
+            } else {
+                Phase::Handshake
+            });
+        }
+        match self.messages.last()? {
+            CLIENT_KEY_EXCHANGE | CERTIFICATE_VERIFY => Some(Phase::Whole),
+            SERVER_HELLO if known.resumed => Some(Phase::Whole),
+            _ => None,
+        }
+    }
+}
