@@ -116,11 +116,16 @@ impl Recorder {
     /// All connections of this server name (as in [`super::tls::name`]) and role, oldest first, with
     /// all that they have said before this call.
     pub(crate) fn sessions(&self, name: &str, role: Role) -> Vec<Recorded> {
+        let mut sessions = self.sessions_to(&full_name(name));
+        sessions.retain(|found| found.meta().role == role);
+        sessions
+    }
+
+    /// The same of both roles, by the whole name.
+    pub(crate) fn sessions_to(&self, full_name: &str) -> Vec<Recorded> {
         let mut state = self.state();
         state.read_all();
-        let name = full_name(name);
-        let wanted =
-            |found: &&Recorded| found.meta().sni == name.as_bytes() && found.meta().role == role;
+        let wanted = |found: &&Recorded| found.meta().sni == full_name.as_bytes();
         state.sessions.values().filter(wanted).cloned().collect()
     }
 
