@@ -4,13 +4,13 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use mirror_hook::event::Role;
 use rustls::server::{AcceptedAlert, ClientHello};
 use rustls::{Error, ServerConfig};
 
 use crate::server::ServerConnection;
 use crate::tee::TeeIo;
 use crate::watch::Watch;
-use crate::{Role, session_for};
 
 /// Reads a ClientHello, by which the application chooses a configuration: [`rustls::server::Acceptor`],
 /// mirrored.
@@ -23,7 +23,7 @@ impl Default for Acceptor {
     fn default() -> Self {
         Self {
             inner: rustls::server::Acceptor::default(),
-            watch: Watch::before_session(),
+            watch: Watch::new(Role::Server),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Acceptor {
         let accepted = self.inner.accept()?;
         Ok(accepted.map(|inner| Accepted {
             inner,
-            watch: std::mem::replace(&mut self.watch, Watch::before_session()),
+            watch: std::mem::replace(&mut self.watch, Watch::new(Role::Server)),
         }))
     }
 }
@@ -77,8 +77,7 @@ impl Accepted {
         mut self,
         config: Arc<ServerConfig>,
     ) -> Result<ServerConnection, (Error, AcceptedAlert)> {
-        let session = session_for(config.crypto_provider(), Role::Server);
-        self.watch.begin(session);
+        self.watch.begin_server(&config);
         let inner = self.inner.into_connection(config)?;
         Ok(ServerConnection::from_inner(inner, self.watch))
     }

@@ -95,7 +95,7 @@ fn watch(config: &ClientConfig, name: &ServerName<'_>) -> Watch {
         // Until the hello is seen.
         session.known_mut().sni = sni(config, name);
     }
-    Watch::new(session, Role::Client)
+    Watch::of_client(session)
 }
 
 impl Deref for ClientConnection {

@@ -11,7 +11,6 @@ use rustls::{Error, ExtractedSecrets};
 use crate::connection::ConnectionCommon;
 use crate::either::Connection;
 use crate::watch::Watch;
-use crate::{Role, session_for};
 
 pub use crate::acceptor::{Accepted, Acceptor};
 pub use rustls::server::*;
@@ -27,9 +26,9 @@ impl ServerConnection {
     /// # Errors
     /// As rustls'.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        let session = session_for(config.crypto_provider(), Role::Server);
+        let watch = Watch::of_server(&config);
         let inner = rustls::ServerConnection::new(config)?;
-        Ok(Self::from_inner(inner, Watch::new(session, Role::Server)))
+        Ok(Self::from_inner(inner, watch))
     }
 
     pub(crate) fn from_inner(inner: rustls::ServerConnection, watch: Watch) -> Self {

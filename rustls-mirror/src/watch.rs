@@ -6,7 +6,8 @@
 //!   handshake_ended(), announce()   between a call of rustls and what it accepted or handed out
 //!   sent(), received(), early_…()   what it accepted or handed out
 //!   sending_ended(), received_end() close_notify, the transport's end
-//!   failed -> abort()               once everything that came before the failure has been read
+//!   failed -> abort()               once everything that came before the failure has been read; a reset
+//!                                   of the transport: when the connection is dropped
 //! ```
 //!
 //! Text that rustls accepts before the handshake has ended waits in rustls, and so it does here: if the
@@ -16,8 +17,10 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use mirror_hook::event::{Direction, EarlyData, Role};
+use rustls::ServerConfig;
 
 use crate::session::Session;
+use crate::session_for;
 use crate::tee::Tee;
 
 /// Most text that is kept until the handshake ends: rustls' own limit, if it isn't changed. More is
@@ -29,7 +32,8 @@ const MAX_HELD: usize = 64 * 1024;
 pub(crate) struct Watch {
     /// `None`: somebody else mirrors it.
     session: Option<Session>,
-    role: Role,
+    /// A server that sends text ahead of the client's Finished.
+    half_rtt: bool,
     /// Until both hellos are known.
     tee: Option<Box<Tee>>,
     wire_read: u64,
@@ -43,25 +47,29 @@ pub(crate) struct Watch {
     sending_ended: bool,
     receiving_ended: bool,
     failed: bool,
+    reset: bool,
     aborted: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(session: Option<Session>, role: Role) -> Self {
-        let tee = session.is_some().then(|| Box::new(Tee::new(role)));
-        Self::with_tee(session, role, tee)
+    pub(crate) fn of_client(session: Option<Session>) -> Self {
+        let mut watch = Self::new(Role::Client);
+        watch.begin(session);
+        watch
     }
 
-    /// A server's connection before there is a session for it.
-    pub(crate) fn before_session() -> Self {
-        Self::with_tee(None, Role::Server, Some(Box::new(Tee::new(Role::Server))))
+    pub(crate) fn of_server(config: &ServerConfig) -> Self {
+        let mut watch = Self::new(Role::Server);
+        watch.begin_server(config);
+        watch
     }
 
-    fn with_tee(session: Option<Session>, role: Role, tee: Option<Box<Tee>>) -> Self {
+    /// A connection before there is a session for it.
+    pub(crate) fn new(role: Role) -> Self {
         Self {
-            session,
-            role,
-            tee,
+            session: None,
+            half_rtt: false,
+            tee: Some(Box::new(Tee::new(role))),
             wire_read: 0,
             wire_written: 0,
             held: Vec::new(),
@@ -71,12 +79,19 @@ impl Watch {
             sending_ended: false,
             receiving_ended: false,
             failed: false,
+            reset: false,
             aborted: false,
         }
     }
 
+    /// The configuration has been chosen.
+    pub(crate) fn begin_server(&mut self, config: &ServerConfig) {
+        self.half_rtt = config.send_half_rtt_data;
+        self.begin(session_for(config.crypto_provider(), Role::Server));
+    }
+
     /// Goes on with a session, or quietly without one.
-    pub(crate) fn begin(&mut self, session: Option<Session>) {
+    fn begin(&mut self, session: Option<Session>) {
         self.session = session;
         match self.session {
             Some(_) => self.look(|_| {}),
@@ -122,9 +137,9 @@ impl Watch {
         }
     }
 
-    /// The transport was reset: nothing more comes than what rustls has already.
+    /// The transport was reset. What rustls has got before may still be read.
     pub(crate) fn transport_failed(&mut self) {
-        self.failed = true;
+        self.reset = true;
     }
 
     /// Whether the handshake's end is still to be told.
@@ -208,7 +223,7 @@ impl Watch {
     fn sent_early(&mut self, bytes: &[u8]) {
         match &mut self.session {
             // In answer to early data it goes out at once.
-            Some(session) if self.role == Role::Server && session.begun() => session.sent(bytes),
+            Some(session) if self.half_rtt && session.begun() => session.sent(bytes),
             _ if self.held.len() + bytes.len() <= MAX_HELD && self.held_lost == 0 => {
                 self.held.extend_from_slice(bytes);
             }
@@ -250,7 +265,7 @@ impl Watch {
     /// Text that rustls has handed out.
     #[inline]
     pub(crate) fn received(&mut self, bytes: &[u8]) {
-        if let Some(session) = &mut self.session {
+        if let Some(session) = self.session.as_mut().filter(|_| !bytes.is_empty()) {
             session.received(bytes);
         }
     }
@@ -299,7 +314,7 @@ impl Watch {
         };
         self.aborted = true;
         // What a server says before the client's Finished may be on its way already.
-        if self.role == Role::Server && !self.held.is_empty() {
+        if self.half_rtt && !self.held.is_empty() {
             let held = self.held.len() as u64 + self.held_lost;
             session.lost(Direction::Sent, held);
         }
@@ -309,7 +324,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if self.failed {
+        if self.failed || self.reset {
             self.abort();
         }
     }

@@ -282,10 +282,8 @@ fn text_written_before_the_handshake_is_sent_behind_it() {
     let recorder = recorder::start();
     let (mut client, mut server) = ends("hasty");
     client.writer().write_all(b"hasty ").unwrap();
-    client
-        .writer()
-        .write_vectored(&[IoSlice::new(b"word"), IoSlice::new(b"s")])
-        .unwrap();
+    let parts = [IoSlice::new(b"word"), IoSlice::new(b"s")];
+    assert_eq!(client.writer().write_vectored(&parts).unwrap(), 5);
     assert!(recorder.sessions("hasty", Role::Client).is_empty());
     handshake(&mut client, &mut server);
     client.writer().write_all(b", and more").unwrap();
