@@ -65,8 +65,8 @@ pub(crate) enum WatchChoice {
 pub(crate) struct Program {
     /// The program, then its arguments.
     pub(crate) words: Vec<OsString>,
-    /// Directory of the patched library.
-    pub(crate) library_dir: PathBuf,
+    /// Directory of the patched library, if there is one; a program that mirrors by itself needs none.
+    pub(crate) library_dir: Option<PathBuf>,
 }
 
 /// How the agent is asked for.
@@ -123,8 +123,8 @@ pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Task> {
 
 fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
     let library_dir = match args.library_dir {
-        Some(dir) => library::checked(dir)?,
-        None => library::directory_for(args.program.first().map(OsString::as_os_str))?,
+        Some(dir) => Some(library::checked(dir)?),
+        None => library::directory_to_run(args.program.first().map(OsString::as_os_str))?,
     };
     Ok(Settings {
         mode: Mode::Run(Program {

@@ -25,6 +25,10 @@ pub(crate) enum Diagnosis {
     OtherCopy(String),
     /// It uses a libssl of another version than the patched one, from this file.
     OtherVersion(String),
+    /// It has the hook in it.
+    MirrorsItself,
+    /// It has rustls in it, without the hook.
+    Rustls,
     /// It uses another library: its name.
     Other(&'static str),
     /// No TLS library to be seen in it.
@@ -46,6 +50,15 @@ impl fmt::Display for Diagnosis {
                 f,
                 "it loads {path}, and the patched library is of another version: \
                  see `sslcollector library-dir PROGRAM`"
+            ),
+            Self::MirrorsItself => write!(
+                f,
+                "it mirrors by itself (rustls-mirror, or the hook's C interface), but no handshake was \
+                 completed on a connection that it mirrors"
+            ),
+            Self::Rustls => write!(
+                f,
+                "it uses rustls: to be mirrored it has to be built with rustls-mirror, which changes one line"
             ),
             Self::Other(name) => {
                 write!(f, "it uses {name}, which can't be mirrored by this library")
@@ -81,7 +94,6 @@ const STATIC: &[(&[u8], &str)] = &[
     // What names the version may have been left out; this source file (BoringSSL's ends in .cc) is where
     // errors come from.
     (b"ssl/ssl_lib.c\0", "OpenSSL, linked statically"),
-    (b"rustls", "rustls, linked statically"),
     (b"GnuTLS", "GnuTLS, linked statically"),
     (b"mbed TLS", "Mbed TLS, linked statically"),
     (b"wolfSSL", "wolfSSL, linked statically"),
@@ -100,20 +112,27 @@ pub(crate) fn diagnose(program: &Program) -> Diagnosis {
         Ok(file) => file,
         Err(error) => return Diagnosis::Unknown(format!("{}: {error}", path.display())),
     };
-    let searched: OsString = library_path(&program.library_dir);
+    if program::has_hook(&file) {
+        return Diagnosis::MirrorsItself;
+    }
+    let dir = program.library_dir.as_deref();
+    let searched: Option<OsString> = dir.map(library_path);
     let diagnosis = program::loader(&file)
-        .and_then(|loader| program::list(&loader, &path, Some(&searched)))
-        .and_then(|listing| classify_listing(&listing, &program.library_dir));
+        .and_then(|loader| program::list(&loader, &path, searched.as_deref()))
+        .zip(dir)
+        .and_then(|(listing, dir)| classify_listing(&listing, dir));
     if let Some(diagnosis) = diagnosis {
         return diagnosis;
     }
     if file.section_by_name(".go.buildinfo").is_some() {
         return Diagnosis::Other("Go's own TLS (crypto/tls)");
     }
-    STATIC
-        .iter()
-        .find(|(mark, _)| memmem::find(&bytes, mark).is_some())
-        .map_or(Diagnosis::Nothing, |(_, name)| Diagnosis::Other(name))
+    let has = |mark: &[u8]| memmem::find(&bytes, mark).is_some();
+    match STATIC.iter().find(|(mark, _)| has(mark)) {
+        Some((_, name)) => Diagnosis::Other(name),
+        None if has(b"rustls") => Diagnosis::Rustls,
+        None => Diagnosis::Nothing,
+    }
 }
 
 /// What the dynamic loader would load tells, if it tells anything.
@@ -170,11 +189,21 @@ mod tests {
         );
     }
 
+    /// These tests themselves are a program with the hook linked in.
+    #[test]
+    fn a_program_that_mirrors_by_itself() {
+        let program = Program {
+            words: vec![std::env::current_exe().unwrap().into()],
+            library_dir: None,
+        };
+        assert_eq!(diagnose(&program), Diagnosis::MirrorsItself);
+    }
+
     #[test]
     fn a_program_without_tls() {
         let program = Program {
             words: vec!["true".into()],
-            library_dir: "/nonexistent".into(),
+            library_dir: Some("/nonexistent".into()),
         };
         assert_eq!(diagnose(&program), Diagnosis::Nothing);
     }

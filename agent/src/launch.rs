@@ -44,7 +44,7 @@ impl Exit {
 }
 
 impl Running {
-    /// Starts `program` so that it loads the patched library, asks at `socket`, and counts on a ring of
+    /// Starts `program` so that it loads the patched library (where there is one), asks at `socket`, and counts on a ring of
     /// `ring_bytes`: what it says before the agent has looked is whole, too. Where that is full, its calls
     /// may wait `wait_ms` milliseconds. It is told the `filters` from its first connection on. With `stdout_to_stderr`
     /// its standard output goes where ours for errors goes.
@@ -71,7 +71,6 @@ impl Running {
         let mut command = Command::new(name);
         command
             .args(arguments)
-            .env("LD_LIBRARY_PATH", library_path(&program.library_dir))
             .env("SSLCOLLECTOR_SOCKET", socket)
             .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
             .env("SSLCOLLECTOR_RING_BYTES", ring_bytes.to_string())
@@ -79,6 +78,9 @@ impl Running {
             // Not those of a run around this one.
             .env_remove("SSLCOLLECTOR_POLICY")
             .arg0(name);
+        if let Some(dir) = &program.library_dir {
+            command.env("LD_LIBRARY_PATH", library_path(dir));
+        }
         if !filters.is_empty() {
             let policy = filters.until_answered().context("too many filters")?;
             command.env("SSLCOLLECTOR_POLICY", hex(&policy));
@@ -190,7 +192,7 @@ mod tests {
     fn a_program_that_is_not_there_is_named() {
         let program = Program {
             words: vec!["no-such-program".into()],
-            library_dir: "/x".into(),
+            library_dir: Some("/x".into()),
         };
         let error = Running::start(
             &program,

@@ -66,6 +66,23 @@ pub(crate) fn directory_for(name: Option<&OsStr>) -> anyhow::Result<PathBuf> {
     choose(&root, libcrypto_of(name))
 }
 
+/// As [`directory_for`] the program that is to be run. One that mirrors by itself needs no library: there `None` is
+/// what would have been an error.
+///
+/// # Errors
+/// As above.
+pub(crate) fn directory_to_run(name: Option<&OsStr>) -> anyhow::Result<Option<PathBuf>> {
+    let mirrors_itself = || {
+        let (_, bytes) = program::read(&program::find(name?)?).ok()?;
+        let file = object::File::parse(bytes.as_slice()).ok()?;
+        Some(program::has_hook(&file))
+    };
+    match directory_for(name) {
+        Err(_) if mirrors_itself() == Some(true) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 fn choose(root: &Path, libcrypto: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let Some(libcrypto) = libcrypto else {
         // Nothing here uses OpenSSL: whichever there is does no harm.

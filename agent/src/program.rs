@@ -32,6 +32,11 @@ pub(crate) fn libraries(path: &Path, library_path: Option<&OsStr>) -> Option<Str
     list(&loader(&file)?, &path, library_path)
 }
 
+/// Whether the program has the hook linked in: then it mirrors by itself, as one with rustls-mirror does.
+pub(crate) fn has_hook(file: &object::File<'_>) -> bool {
+    file.section_by_name(mirror_hook::mark::SECTION).is_some()
+}
+
 /// The name and the path in each line of the loader's, such as `libssl.so.3 => /usr/lib/libssl.so.3 (0x00007f…)`.
 pub(crate) fn parse_listing(listing: &str) -> impl Iterator<Item = (&str, &str)> {
     listing.lines().filter_map(|line| {

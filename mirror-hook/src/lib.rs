@@ -11,6 +11,7 @@
 //! | [`ring`] | the ring's producer and consumer | both ends |
 //! | [`shm`], [`attach`] | the memory, and how it comes to the agent | both ends |
 //! | [`config`] | what the operator sets | people |
+//! | [`mark`] | what tells that a program has all this in it | the agent |
 
 pub mod attach;
 pub mod capi;
@@ -23,6 +24,7 @@ mod guard;
 pub mod hook;
 mod kernel;
 pub mod layout;
+pub mod mark;
 mod patience;
 mod process;
 mod records;
