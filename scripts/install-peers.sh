@@ -51,6 +51,7 @@ needs() {
 		pg_ctlcluster postgresql
 		psql postgresql-client
 		wrk wrk
+		h2load nghttp2-client
 		ab apache2-utils
 		END
         ;;

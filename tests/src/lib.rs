@@ -16,6 +16,7 @@ pub mod attach;
 pub mod client;
 pub mod curl;
 pub mod decode;
+pub mod examples;
 pub mod exchange;
 pub mod faults;
 pub mod footprint;

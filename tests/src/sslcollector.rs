@@ -25,6 +25,20 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// Another program of this workspace, of the same profile as the running test.
+///
+/// # Panics
+/// If it isn't there.
+pub fn beside(program: &str) -> PathBuf {
+    let path = profile_dir().join(program);
+    assert!(
+        path.is_file(),
+        "{} isn't there: run `cargo build --workspace`, or `make test` which does",
+        path.display()
+    );
+    path
+}
+
 /// Directory of the patched library: `$SSLCOLLECTOR_LIBRARY_DIR`, else the one that `sslcollector` itself
 /// chooses of those that `make openssl` puts beside it: for the machine's OpenSSL.
 ///

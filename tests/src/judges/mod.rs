@@ -4,4 +4,4 @@ mod suricata;
 mod wireshark;
 
 pub use suricata::{FileInfo, HttpEvent, Profile, Suricata, Verdict};
-pub use wireshark::{complaints, exported_objects, follow, in_time_order};
+pub use wireshark::{complaints, exported_objects, follow, http2_messages, in_time_order};

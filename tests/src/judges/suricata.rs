@@ -123,6 +123,8 @@ impl Verdict {
             .collect();
         for event in events {
             match event["event_type"].as_str().unwrap_or_default() {
+                // HTTP/2 has frames of the connection itself.
+                "http" if event["http"]["http2"]["stream_id"] == 0 => {}
                 "http" => verdict.http.push(http_event(&event)),
                 "fileinfo" => {
                     let client = clients.get(&event["flow_id"].as_u64()).copied().flatten();

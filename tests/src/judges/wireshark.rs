@@ -52,6 +52,19 @@ pub fn follow(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
     lines(&stdout_of(&mut tshark))
 }
 
+/// The heads of HTTP/2 messages that tshark decodes in the streams to and from `port`: the path of each
+/// request, the status of each response.
+pub fn http2_messages(capture: &Path, port: u16) -> Vec<String> {
+    let mut tshark = tshark(capture);
+    tshark.args(["-d", &format!("tcp.port=={port},http2")]);
+    tshark.args(["-Y", "http2.type == 1", "-T", "fields", "-E", "separator=,"]);
+    tshark.args(["-e", "http2.headers.path", "-e", "http2.headers.status"]);
+    // A packet may have several, with commas between them as well.
+    let text = stdout_of(&mut tshark);
+    let words = text.split(['\n', ',']).filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
 /// capinfos' answer to whether no packet is older than its predecessor.
 pub fn in_time_order(capture: &Path) -> bool {
     let answer = output_of(Command::new("capinfos").arg("-o").arg(capture));
