@@ -15,7 +15,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use parse::{Condition, RuleError};
+pub use parse::{Condition, RuleError, network};
 
 use std::sync::Arc;
 

@@ -120,7 +120,11 @@ fn ports(value: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
-fn network(value: &str) -> Result<Network, String> {
+/// A range of addresses as people write it: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn network(value: &str) -> Result<Network, String> {
     let wrong = || format!("'{value}' is no network like 10.0.0.0/8 or 2001:db8::/32");
     let (address, bits) = value
         .split_once('/')

@@ -15,6 +15,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::event::Tuple;
+use crate::wire::MacAddr;
 
 /// Bytes of a segment's payload that are needed.
 pub const HELLO_BYTES: usize = 43;
@@ -88,9 +89,38 @@ pub enum WireFact {
     },
 }
 
-/// Reads a frame; it may have been cut behind what is needed.
+/// Reads a frame; it may have been cut behind what is needed. Forged ones, which an agent sends on this
+/// interface, tell nothing.
 pub fn parse_frame(link: LinkType, frame: &[u8]) -> Option<WireFact> {
-    parse_ip(strip_link(link, frame)?)
+    let packet = strip_link(link, frame)?;
+    let forged = || {
+        source_mac(link, frame)?
+            .is_forged(source_address(packet)?)
+            .then_some(())
+    };
+    if forged().is_some() {
+        return None;
+    }
+    parse_ip(packet)
+}
+
+/// Who sent the frame, where its header tells that by an Ethernet address.
+fn source_mac(link: LinkType, frame: &[u8]) -> Option<MacAddr> {
+    let at = match link {
+        LinkType::Raw => return None,
+        LinkType::Ethernet => 6,
+        LinkType::LinuxSll => 6,
+        LinkType::LinuxSll2 => 12,
+    };
+    array(frame, at).map(MacAddr)
+}
+
+fn source_address(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => array::<4>(packet, 12).map(IpAddr::from),
+        6 => array::<16>(packet, 8).map(IpAddr::from),
+        _ => None,
+    }
 }
 
 /// The IP packet in a frame.
@@ -307,6 +337,27 @@ pub(crate) mod tests {
             panic!("no SYN-ACK");
         };
         assert_eq!(tuple.server, "192.0.2.1:443".parse().unwrap());
+    }
+
+    #[test]
+    fn forged_frames_tell_nothing() {
+        for (protocol, packet) in [
+            (0x0800, ipv4(&tcp(5000, 443, 77, 2, &[]))),
+            (0x86dd, ipv6(&tcp(5000, 443, 77, 2, &[]))),
+        ] {
+            let source = source_address(&packet).unwrap();
+            let mut frame = ethernet(protocol, &packet);
+            assert!(parse_frame(LinkType::Ethernet, &frame).is_some());
+            frame[6..12].copy_from_slice(&MacAddr::of_client(source).0);
+            assert_eq!(parse_frame(LinkType::Ethernet, &frame), None);
+            let cooked = [
+                &[0, 4, 0, 1, 0, 6][..],
+                &MacAddr::of_server(source).0,
+                &[0, 0],
+                &frame[12..],
+            ];
+            assert_eq!(parse_frame(LinkType::LinuxSll, &cooked.concat()), None);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::conversation::{Segment, Sides};
 use super::path::Path;
 use super::sequence::{RecentSequences, SequenceKey};
 use super::stats::ForgeStats;
+use super::view::View;
 use crate::event::{FlowId, Packet, PacketSink, Side, WallTime};
 use crate::wire::{FrameBuffer, SeqNumber};
 
@@ -45,19 +46,21 @@ impl Default for Mtu {
 }
 
 /// How packets are forged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ForgeConfig {
     /// Behind the initial sequence numbers.
     pub key: SequenceKey,
     /// The largest packet.
     pub mtu: Mtu,
+    /// How flows look on the output.
+    pub view: View,
 }
 
 /// What all flows share.
 #[derive(Debug)]
 pub(super) struct Context<P> {
     pub(super) stats: ForgeStats,
-    config: ForgeConfig,
+    pub(super) config: ForgeConfig,
     recent: RecentSequences,
     frame: FrameBuffer,
     pub(super) sink: P,

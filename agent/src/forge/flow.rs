@@ -34,7 +34,8 @@ pub(super) struct Flow {
 enum State {
     /// What is said is forged.
     Conversing(Conversation),
-    /// A hole too large for one conversation has ended it. The next data begins another.
+    /// A hole too large for one conversation has ended it, or the loss of packets on their way out. The next
+    /// data begins another.
     Severed,
     /// Nothing more is forged: another flow has taken its endpoints.
     Muted,
@@ -53,6 +54,8 @@ pub(super) enum ResetReason {
     Superseded,
     /// The agent ends.
     AgentEnd,
+    /// Packets were lost on their way out.
+    OutputLost,
 }
 
 impl Flow {
@@ -132,6 +135,12 @@ impl Flow {
         self.at = self.at.max(at);
         self.reset(self.mirrored, reason, context);
         self.state = State::Muted;
+    }
+
+    /// Ends the conversation; what comes yet is told in another one.
+    pub(super) fn sever<P: PacketSink>(&mut self, at: WallTime, context: &mut Context<P>) {
+        self.at = self.at.max(at);
+        self.reset(self.mirrored, ResetReason::OutputLost, context);
     }
 
     fn data<P: PacketSink>(
@@ -322,6 +331,7 @@ fn reset_comment(id: FlowId, reason: ResetReason, missing: Sides<u64>) -> Option
         ResetReason::LargeHole => "large-hole",
         ResetReason::Superseded => "superseded",
         ResetReason::AgentEnd => "agent-end",
+        ResetReason::OutputLost => "output-lost",
     };
     if reason == ResetReason::Session && missing.client == 0 && missing.server == 0 {
         return None;

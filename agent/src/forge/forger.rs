@@ -31,8 +31,16 @@ pub struct Forger<P> {
 #[derive(Debug)]
 enum Slot {
     Forged(Box<Flow>),
-    /// Can't be forged; kept so that what comes for it is known as such. Which sides have finished.
-    Refused(Sides<bool>),
+    /// Isn't forged; kept so that what comes for it is known as such. Which sides have finished.
+    Unforged(Why, Sides<bool>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    /// It can't be told as TCP.
+    Refused,
+    /// The view leaves it out.
+    Hidden,
 }
 
 impl<P: PacketSink> Forger<P> {
@@ -84,23 +92,51 @@ impl<P: PacketSink> Forger<P> {
         }
     }
 
+    /// Packets were lost on their way out, and get through again. Every live flow is reset, and goes on with
+    /// a new handshake: who has missed the first one would make nothing of what follows.
+    pub fn restart_all(&mut self, at: WallTime) {
+        let mut numbers: Vec<_> = self.flows.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            if let Some(Slot::Forged(flow)) = self.flows.get_mut(&number) {
+                flow.sever(at, &mut self.context);
+            }
+        }
+    }
+
     fn begin(&mut self, number: u64, at: WallTime, info: &FlowInfo) {
         if self.flows.contains_key(&number) {
             self.context.stats.violations += 1;
             return;
         }
         self.context.stats.flows += 1;
-        // Datagrams are never told as a stream.
-        let path = Some(info.tuple).filter(|_| info.transport == Transport::Tcp);
-        let Some(path) = path.and_then(|tuple| Path::new(tuple).ok()) else {
-            self.context.stats.flows_refused += 1;
-            self.flows.insert(number, Slot::Refused(Sides::default()));
-            return;
+        let path = match self.path(info) {
+            Ok(path) => path,
+            Err(why) => {
+                let stats = &mut self.context.stats;
+                match why {
+                    Why::Refused => stats.flows_refused += 1,
+                    Why::Hidden => stats.flows_hidden += 1,
+                }
+                self.flows
+                    .insert(number, Slot::Unforged(why, Sides::default()));
+                return;
+            }
         };
         let at = self.supersede(path.pair(), at);
         self.holders.insert(path.pair(), number);
         let flow = Flow::begin(info, path, at, &mut self.context);
         self.flows.insert(number, Slot::Forged(Box::new(flow)));
+    }
+
+    fn path(&self, info: &FlowInfo) -> Result<Path, Why> {
+        let view = &self.context.config.view;
+        // Datagrams are never told as a stream.
+        if info.transport != Transport::Tcp {
+            return Err(Why::Refused);
+        }
+        let tuple = view.show(info.tuple).ok_or(Why::Hidden)?;
+        Path::new(tuple, view).map_err(|_| Why::Refused)
     }
 
     /// Ends a live flow between the same endpoints. Returns the time at which another may begin.
@@ -137,9 +173,13 @@ impl<P: PacketSink> FlowSink for Forger<P> {
         }
         let over = match self.flows.get_mut(&event.flow) {
             Some(Slot::Forged(flow)) => flow.change(event.change, event.at, &mut self.context),
-            Some(Slot::Refused(finished)) => {
-                self.context.stats.dropped_bytes += clear_text_bytes(&event.change);
-                refused_ends(&event.change, finished)
+            Some(Slot::Unforged(why, finished)) => {
+                let bytes = clear_text_bytes(&event.change);
+                match why {
+                    Why::Refused => self.context.stats.dropped_bytes += bytes,
+                    Why::Hidden => self.context.stats.hidden_bytes += bytes,
+                }
+                unforged_ends(&event.change, finished)
             }
             None => {
                 self.context.stats.violations += 1;
@@ -161,7 +201,7 @@ fn clear_text_bytes(change: &FlowChange<'_>) -> u64 {
 }
 
 /// True if the change is the end of a flow of which these sides have finished.
-fn refused_ends(change: &FlowChange<'_>, finished: &mut Sides<bool>) -> bool {
+fn unforged_ends(change: &FlowChange<'_>, finished: &mut Sides<bool>) -> bool {
     match change {
         FlowChange::Reset { .. } => true,
         FlowChange::Finish { from } => {

@@ -20,6 +20,7 @@
 //! - Initial sequence numbers are a keyed hash of the flow's id, the same wherever the flow is forged with
 //!   the same key. Ethernet addresses are locally administered.
 //! - Within a flow time never goes back.
+//! - An output may show flows under other addresses and ports, on a VLAN, or not at all: see [`View`].
 //!
 //! Nothing here reads a clock, blocks, or allocates per packet.
 
@@ -34,9 +35,11 @@ mod sequence;
 mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
+mod view;
 
 pub use context::{ForgeConfig, Mtu, MtuError};
 pub use conversation::MAX_GAP_BYTES;
 pub use forger::Forger;
 pub use sequence::SequenceKey;
 pub use stats::ForgeStats;
+pub use view::{MapError, NetworkMap, PortMap, View};

@@ -1,14 +1,12 @@
 //! The two ends of a flow as its frames name them.
 
-use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
-
-use siphasher::sip::SipHasher24;
 
 use super::conversation::Segment;
 use super::sequence::Endpoint;
+use super::view::View;
 use crate::event::{Side, Tuple};
-use crate::wire::{Addresses, FrameBuffer, MacAddr, TcpRepr};
+use crate::wire::{Addresses, FrameBuffer, Link, MacAddr, TcpRepr};
 
 /// A flow can't be told as TCP packets between two endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +24,8 @@ pub(super) struct Path {
     addresses: Addresses,
     client: Endpoint,
     server: Endpoint,
-    client_mac: MacAddr,
-    server_mac: MacAddr,
+    from_client: Link,
+    from_server: Link,
 }
 
 /// Names a pair of endpoints whoever connected: packets of one pair belong to one conversation.
@@ -37,7 +35,7 @@ pub(super) struct Pair(Endpoint, Endpoint);
 impl Path {
     /// IPv4 addresses written as IPv6 ones (RFC 4291 section 2.5.5.2) are taken as what they are: a socket for both
     /// families reports them so, and IPv4 is what travels.
-    pub(super) fn new(tuple: Tuple) -> Result<Self, PathError> {
+    pub(super) fn new(tuple: Tuple, view: &View) -> Result<Self, PathError> {
         let endpoint = |address: SocketAddr| Endpoint {
             address: address.ip().to_canonical(),
             port: address.port(),
@@ -57,14 +55,19 @@ impl Path {
             },
             (client, server) => return Err(PathError::Families { client, server }),
         };
-        let client_mac = mac(CLIENT_PREFIX, client.address);
-        let server_mac = mac(SERVER_PREFIX, server.address);
+        let client_mac = MacAddr::of_client(client.address);
+        let server_mac = MacAddr::of_server(server.address);
+        let link = |source, destination| Link {
+            source,
+            destination: view.destination.unwrap_or(destination),
+            vlan: view.vlan,
+        };
         Ok(Self {
             addresses,
             client,
             server,
-            client_mac,
-            server_mac,
+            from_client: link(client_mac, server_mac),
+            from_server: link(server_mac, client_mac),
         })
     }
 
@@ -104,45 +107,12 @@ impl Path {
             flags: segment.flags,
             mss,
         };
-        let addresses = match segment.from {
-            Side::Client => self.addresses,
-            Side::Server => self.addresses.swapped(),
+        let (link, addresses) = match segment.from {
+            Side::Client => (self.from_client, self.addresses),
+            Side::Server => (self.from_server, self.addresses.swapped()),
         };
-        buffer.emit(
-            self.mac(source),
-            self.mac(destination),
-            addresses,
-            &tcp,
-            segment.payload,
-        )
+        buffer.emit(link, addresses, &tcp, segment.payload)
     }
-
-    fn mac(&self, side: Side) -> MacAddr {
-        match side {
-            Side::Client => self.client_mac,
-            Side::Server => self.server_mac,
-        }
-    }
-}
-
-/// Locally administered (the 2 in the first byte) and individual. The second byte differs by side, so that a flow
-/// between equal addresses still has two.
-const CLIENT_PREFIX: [u8; 2] = [0x02, 0x0c];
-const SERVER_PREFIX: [u8; 2] = [0x02, 0x5e];
-
-/// An Ethernet address that is constant for a side and an IP address: the prefix, then the IPv4 address, or a hash
-/// of the IPv6 address.
-fn mac([a, b]: [u8; 2], address: IpAddr) -> MacAddr {
-    let [c, d, e, f] = match address {
-        IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(address) => {
-            let mut hasher = SipHasher24::new_with_key(&[0; 16]);
-            hasher.write(&address.octets());
-            let [.., c, d, e, f] = hasher.finish().to_be_bytes();
-            [c, d, e, f]
-        }
-    };
-    MacAddr([a, b, c, d, e, f])
 }
 
 #[cfg(test)]
@@ -150,10 +120,11 @@ mod tests {
     use super::*;
 
     fn path(client: &str, server: &str) -> Result<Path, PathError> {
-        Path::new(Tuple {
+        let tuple = Tuple {
             client: client.parse().unwrap(),
             server: server.parse().unwrap(),
-        })
+        };
+        Path::new(tuple, &View::default())
     }
 
     #[test]
@@ -181,16 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn macs_are_local_and_differ() {
+    fn the_two_directions_of_equal_addresses_differ() {
         for path in [
             path("127.0.0.1:1", "127.0.0.1:2"),
             path("[::1]:1", "[::1]:2"),
         ] {
             let path = path.unwrap();
-            assert_ne!(path.client_mac, path.server_mac);
-            for mac in [path.client_mac, path.server_mac] {
-                assert_eq!(mac.0[0], 2);
-            }
+            assert_ne!(path.from_client.source, path.from_server.source);
+            assert_eq!(path.from_client.source, path.from_server.destination);
         }
     }
 

@@ -7,6 +7,10 @@ pub struct ForgeStats {
     pub flows: u64,
     /// Flows that can't be told as TCP: datagrams, addresses of two families, both ends the same.
     pub flows_refused: u64,
+    /// Flows that the [`View`](super::View) leaves out.
+    pub flows_hidden: u64,
+    /// Clear text bytes in them.
+    pub hidden_bytes: u64,
     /// Live flows that were reset because another began between the same addresses and ports.
     pub flows_superseded: u64,
     /// Conversations that went on in a new one, behind a hole too large for the window.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::ethernet::{ETHERNET_HEADER_BYTES, EtherType, EthernetRepr, MacAddr};
+use super::ethernet::{EtherType, Link};
 use super::ipv4::{IPV4_HEADER_BYTES, Ipv4Repr};
 use super::ipv6::{IPV6_HEADER_BYTES, Ipv6Repr};
 use super::tcp::TcpRepr;
@@ -56,14 +56,11 @@ pub struct FrameBuffer(Vec<u8>);
 impl FrameBuffer {
     /// Makes one frame, with all checksums. It is valid until the next one.
     ///
-    /// `source` and `destination` are the Ethernet addresses.
-    ///
     /// # Panics
     /// If header and payload pass the 65,535 bytes of an IP packet; a payload within the MSS never does.
     pub fn emit(
         &mut self,
-        source: MacAddr,
-        destination: MacAddr,
+        link: Link,
         addresses: Addresses,
         tcp: &TcpRepr,
         payload: &[u8],
@@ -75,16 +72,11 @@ impl FrameBuffer {
         let segment_bytes = tcp.header_bytes() + payload.len();
         self.0.clear();
         self.0
-            .resize(ETHERNET_HEADER_BYTES + ip_bytes + tcp.header_bytes(), 0);
+            .resize(link.header_bytes() + ip_bytes + tcp.header_bytes(), 0);
         self.0.extend_from_slice(payload);
 
-        let (ethernet, packet) = self.0.split_first_chunk_mut().expect("resized above");
-        EthernetRepr {
-            source,
-            destination,
-            ether_type,
-        }
-        .emit(ethernet);
+        let (ethernet, packet) = self.0.split_at_mut(link.header_bytes());
+        link.emit(ether_type, ethernet);
         let pseudo_header = match addresses {
             Addresses::V4 {
                 source,
@@ -126,7 +118,7 @@ fn ip_length(bytes: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{SeqNumber, TcpFlags};
+    use crate::wire::{MacAddr, SeqNumber, TcpFlags};
     use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
 
     const V4: Addresses = Addresses::V4 {
@@ -146,7 +138,13 @@ mod tests {
         TcpFlags::RstAck,
     ];
 
-    fn check(addresses: Addresses, flags: TcpFlags, payload: &[u8], buffer: &mut FrameBuffer) {
+    fn check(
+        vlan: Option<u16>,
+        addresses: Addresses,
+        flags: TcpFlags,
+        payload: &[u8],
+        buffer: &mut FrameBuffer,
+    ) {
         let tcp = TcpRepr {
             source_port: 50_000,
             destination_port: 443,
@@ -156,11 +154,17 @@ mod tests {
             mss: 1460,
         };
         let (source, destination) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
-        let frame = buffer.emit(source, destination, addresses, &tcp, payload);
+        let link = Link {
+            source,
+            destination,
+            vlan: vlan.map(|id| id.to_string().parse().unwrap()),
+        };
+        let frame = buffer.emit(link, addresses, &tcp, payload);
 
         let sliced = SlicedPacket::from_ethernet(frame).unwrap();
         let ethernet = sliced
             .link
+            .as_ref()
             .unwrap()
             .to_header()
             .unwrap()
@@ -168,6 +172,7 @@ mod tests {
             .unwrap();
         assert_eq!(ethernet.source, source.0);
         assert_eq!(ethernet.destination, destination.0);
+        assert_eq!(sliced.vlan_ids().first().map(|id| id.value()), vlan);
         let Some(TransportSlice::Tcp(parsed)) = sliced.transport else {
             panic!("no TCP in {frame:?}");
         };
@@ -227,7 +232,8 @@ mod tests {
         for addresses in [V4, V6, V4.swapped(), V6.swapped()] {
             for flags in ALL_FLAGS {
                 for length in [0, 1, 2, 3, 4, 5, 999, 1440] {
-                    check(addresses, flags, &text[..length], &mut buffer);
+                    check(None, addresses, flags, &text[..length], &mut buffer);
+                    check(Some(4094), addresses, flags, &text[..length], &mut buffer);
                 }
             }
         }

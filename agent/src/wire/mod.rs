@@ -11,6 +11,7 @@
 //!   |          | no options     | options on SYN only|                  |
 //!   +----------+----------------+--------------------+------------------+
 //! ```
+//! With a VLAN tag, all behind the Ethernet addresses is 4 bytes further on.
 
 mod checksum;
 mod ethernet;
@@ -20,7 +21,9 @@ mod ipv6;
 mod tcp;
 
 pub use checksum::Checksum;
-pub use ethernet::{ETHERNET_HEADER_BYTES, EtherType, EthernetRepr, MacAddr};
+pub use ethernet::{
+    ETHERNET_HEADER_BYTES, EtherType, Link, MacAddr, MacError, VLAN_TAG_BYTES, VlanError, VlanId,
+};
 pub use frame::{Addresses, FrameBuffer};
 pub use ipv4::{IPV4_HEADER_BYTES, Ipv4Repr};
 pub use ipv6::{IPV6_HEADER_BYTES, Ipv6Repr};

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use agent::event::{
     Binding, FlowEvent, FlowId, FlowInfo, FlowSink, ProcessInfo, Side, Tuple, WallTime,
 };
-use agent::forge::{ForgeConfig, ForgeStats, Forger, Mtu, SequenceKey};
+use agent::forge::{ForgeConfig, ForgeStats, Forger, Mtu, SequenceKey, View};
 use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 use proptest::prelude::*;
 
@@ -227,6 +227,7 @@ pub(crate) fn config() -> ForgeConfig {
     ForgeConfig {
         key: SequenceKey::new(KEY),
         mtu: Mtu::default(),
+        view: View::default(),
     }
 }
 

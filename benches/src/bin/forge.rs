@@ -8,7 +8,7 @@ use agent::event::{
     Binding, FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Packet, PacketSink, ProcessInfo,
     Side, Tuple, WallTime,
 };
-use agent::forge::{ForgeConfig, Forger, Mtu, SequenceKey};
+use agent::forge::{ForgeConfig, Forger, Mtu, SequenceKey, View};
 use mirror_benches::compare;
 use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 
@@ -70,6 +70,7 @@ fn main() {
         let config = ForgeConfig {
             key: SequenceKey::new([1; 16]),
             mtu: Mtu::default(),
+            view: View::default(),
         };
         let mut forger = Forger::new(config, Nowhere::default());
         let info = flow_info();
