@@ -37,6 +37,8 @@ needs() {
 		capinfos wireshark-common
 		/usr/bin/python3 python3
 		strace strace
+		dumpcap wireshark-common
+		nsenter util-linux
 		ip iproute2
 		ss iproute2
 		setpriv util-linux

@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use agent::filter::{Condition, RuleError, UnknownFlow};
+use agent::forge::{NetworkMap, PortMap};
+use agent::output::Pace;
+use agent::wire::{MacAddr, VlanId};
 use clap::{Args, Parser, Subcommand};
 
 /// What `--allow` and `--deny` take, for both helps.
@@ -21,7 +24,7 @@ or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --de
     };
 }
 
-/// Mirrors the clear text of TLS sessions, and writes it as packets.
+/// Mirrors the clear text of TLS sessions, and shows it as packets.
 #[derive(Debug, Parser)]
 #[command(
     name = "sslcollector",
@@ -33,6 +36,7 @@ or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --de
   sslcollector run -w out.pcapng -- curl https://…       the same as a capture
   sslcollector run -w - -- curl https://… | tshark -r -  live
   sslcollector -w out.pcapng                             serve every program that asks
+  sslcollector -I eth0 -o mirror0 --create               … and send the packets where a sensor listens
   sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
 
 ", rules!(), "
@@ -64,7 +68,7 @@ The program's exit status is passed on (128 + N where signal N ended it), and it
 alone; with `-w -` its standard output goes to standard error. Signals are handed to it. No root is
 needed; with the right to capture packets, sessions of programs whose library has no socket (curl,
 httpd, HAProxy) carry their real addresses."))]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print the directory of the patched library for a program, or for this machine's OpenSSL.
     #[command(after_help = "Example:
   SSLCOLLECTOR_ENABLE=1 LD_LIBRARY_PATH=$(sslcollector library-dir nginx) nginx")]
@@ -102,12 +106,55 @@ pub(crate) struct MirrorArgs {
     pub(crate) unknown_flow: UnknownFlow,
 }
 
+/// Packets on an interface.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Packets on an interface")]
+pub(crate) struct InterfaceArgs {
+    /// Send the packets on this Ethernet interface, for a monitor there or at its far end. May stand beside -w
+    #[arg(short = 'o', long = "output", value_name = "IFACE")]
+    pub(crate) output: Option<String>,
+
+    /// Make the interface of -o if it isn't there: a pair of virtual ones, IFACE and IFACE-tap
+    #[arg(long, requires = "output")]
+    pub(crate) create: bool,
+
+    /// Send even where the default route leads: the clear text leaves this machine
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
+
+    /// Tag the packets with this VLAN, so that a monitor which sees the encrypted ones, too, tells them apart
+    #[arg(long, value_name = "ID", requires = "output")]
+    pub(crate) vlan: Option<VlanId>,
+
+    /// Ethernet address to send to, where a switch has to bring the packets to the monitor. Without it,
+    /// they have addresses that no machine has
+    #[arg(long, value_name = "ADDRESS", requires = "output")]
+    pub(crate) mac: Option<MacAddr>,
+
+    /// Show servers' port A as B (443:80 for a monitor that takes ports for protocols); may be repeated
+    #[arg(long, value_name = "A:B", requires = "output")]
+    pub(crate) port_map: Vec<PortMap>,
+
+    /// Show addresses of one network as those of another (127.0.0.0/16=10.127.0.0/16); may be repeated. Sessions
+    /// within this host are left out unless their addresses are mapped to others
+    #[arg(long, value_name = "NET=NET", requires = "output")]
+    pub(crate) net_map: Vec<NetworkMap>,
+
+    /// Send at most so many bits a second (K, M and G are known). What programs say faster finds their rings full
+    #[arg(long, value_name = "BITS", requires = "output", value_parser = parse_pace)]
+    pub(crate) pace: Option<Pace>,
+}
+
 /// `sslcollector` without a subcommand.
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
     /// Write the packets to this capture file (pcapng); `-` is standard output
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
+
+    /// Interfaces that get the packets.
+    #[command(flatten)]
+    pub(crate) interface: InterfaceArgs,
 
     /// Socket at which programs ask for the agent
     #[arg(long, value_name = "PATH")]
@@ -121,10 +168,14 @@ pub(crate) struct ServeArgs {
 /// `sslcollector run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// Write the packets to this capture file (pcapng); `-` is standard output. Without it, a
+    /// Write the packets to this capture file (pcapng); `-` is standard output. Without this and -o, a
     /// readable summary of the exchange goes to standard error
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
+
+    /// Interfaces that get the packets.
+    #[command(flatten)]
+    pub(crate) interface: InterfaceArgs,
 
     /// What the program does where its ring is full: `drop` the text, which leaves a hole; or, for
     /// debugging, `wait:MS` for room, MS milliseconds a call at most (1 to 10000). Waiting slows the
@@ -186,6 +237,19 @@ fn parse_on_full(text: &str) -> Result<OnFull, String> {
         .filter(|ms| (1..=mirror_hook::layout::MAX_WAIT_MS).contains(ms));
     ms.map(OnFull::Wait)
         .ok_or_else(|| format!("'{text}' is neither drop nor wait:MS with MS from 1 to 10000"))
+}
+
+/// Bits in a second: `500M`, `2.5G`.
+fn parse_pace(text: &str) -> Result<Pace, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1e3),
+        Some((at, 'M' | 'm')) => (&text[..at], 1e6),
+        Some((at, 'G' | 'g')) => (&text[..at], 1e9),
+        _ => (text, 1.0),
+    };
+    let bits = number.parse::<f64>().ok().map(|number| number * unit);
+    bits.and_then(Pace::bits_per_s)
+        .ok_or_else(|| format!("'{text}' is no number of bits a second from 1K to 1000G"))
 }
 
 /// A number of bytes: `65536`, `64K`, `16M`.
@@ -252,6 +316,36 @@ mod tests {
     fn only_run_can_make_a_program_wait() {
         let serve = ["sslcollector", "-w", "x", "--on-full", "wait:1"];
         assert!(Cli::try_parse_from(serve).is_err());
+    }
+
+    #[test]
+    fn paces() {
+        for good in ["1K", "500M", "2.5G", "1000000"] {
+            assert!(parse_pace(good).is_ok(), "{good}");
+        }
+        for bad in ["", "M", "0", "999", "-1M", "nanM", "infG", "1001G", "1T"] {
+            assert!(parse_pace(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_an_interface_needs_one() {
+        for option in [
+            "--create",
+            "--force",
+            "--vlan=7",
+            "--pace=1M",
+            "--port-map=443:80",
+        ] {
+            assert!(
+                Cli::try_parse_from(["sslcollector", "-w", "x", option]).is_err(),
+                "{option}"
+            );
+            assert!(
+                Cli::try_parse_from(["sslcollector", "-o", "x", option]).is_ok(),
+                "{option}"
+            );
+        }
     }
 
     #[test]

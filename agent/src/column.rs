@@ -6,98 +6,234 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use agent::event::{FlowEvent, FlowSink, PacketSink, WallTime};
-use agent::forge::{ForgeConfig, ForgeStats, Forger};
-use agent::output::{PcapngWriter, Reorder, ReorderStats, TextSummary};
+use agent::forge::{ForgeConfig, ForgeStats, Forger, Mtu, SequenceKey, View};
+use agent::output::{
+    InterfaceSink, InterfaceStats, PcapngWriter, Reorder, ReorderStats, TextSummary,
+};
 use anyhow::Context;
 
-use crate::config::OutputChoice;
+use crate::config::{InterfaceChoice, OutputChoice};
+use crate::pair;
 
-/// Where the forger's packets go: in order of time into a file, or whatever can be written.
-pub(crate) type CaptureOutput = Reorder<PcapngWriter<Box<dyn Write>>>;
+/// All outputs. Each forges for itself: they may show flows differently, and none waits for another.
+pub(crate) struct Column {
+    branches: Vec<Branch>,
+    /// What people should know, a line each.
+    complaints: Vec<String>,
+}
 
-/// Forged packets into a capture, or a summary for people.
-pub(crate) enum Column {
-    /// Packets.
-    Packets(Box<Forger<CaptureOutput>>),
+struct Branch {
+    output: OutputChoice,
+    end: End,
+}
+
+/// Forged packets, or a summary for people.
+enum End {
+    /// In order of time into a file, or whatever can be written.
+    Capture(Box<Forger<CaptureOutput>>),
+    /// As they come.
+    Interface(Box<Forger<InterfaceSink>>),
     /// Text on standard error.
     Summary(Box<TextSummary<Stderr>>),
 }
 
+type CaptureOutput = Reorder<PcapngWriter<Box<dyn Write>>>;
+
+/// What one output has done.
+#[derive(Clone, Debug)]
+pub(crate) struct BranchStats {
+    /// Where it goes.
+    pub(crate) output: OutputChoice,
+    /// What was forged for it; nothing where no packets are made.
+    pub(crate) forge: Option<ForgeStats>,
+    /// What the window of a capture did.
+    pub(crate) window: ReorderStats,
+    /// What became of an interface's packets.
+    pub(crate) interface: InterfaceStats,
+}
+
+/// An output that can't be written any more. It takes no part any longer.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) output: OutputChoice,
+    pub(crate) error: io::Error,
+    /// No output is left.
+    pub(crate) last: bool,
+}
+
 impl Column {
-    /// Opens the output. A capture holds clear text: nobody but its owner may read it.
+    /// Opens the outputs. Initial sequence numbers come from `key`.
     ///
     /// # Errors
-    /// The file can't be written; says why, and what to do.
-    pub(crate) fn open(output: &OutputChoice, forge: ForgeConfig) -> anyhow::Result<Self> {
-        let writer: Box<dyn Write> = match output {
-            OutputChoice::Summary => {
-                let summary = TextSummary::new(io::stderr());
-                return Ok(Self::Summary(Box::new(summary)));
-            }
-            OutputChoice::Stdout => Box::new(io::stdout()),
-            OutputChoice::File(path) => Box::new(create(path)?),
+    /// One can't be written; says why, and what to do.
+    pub(crate) fn open(outputs: &[OutputChoice], key: &SequenceKey) -> anyhow::Result<Self> {
+        let mut column = Self {
+            branches: Vec::new(),
+            complaints: Vec::new(),
         };
-        let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
-        // A reader of a pipe sees at once that a capture is coming.
-        writer.flush().context("can't write the capture")?;
-        Ok(Self::Packets(Box::new(Forger::new(
-            forge,
-            Reorder::new(writer),
-        ))))
+        for output in outputs {
+            let config = |mtu, view| ForgeConfig {
+                key: *key,
+                mtu,
+                view,
+            };
+            let end = match output {
+                OutputChoice::Summary => End::Summary(Box::new(TextSummary::new(io::stderr()))),
+                OutputChoice::Stdout => capture(config, Box::new(io::stdout()))?,
+                OutputChoice::File(path) => capture(config, Box::new(create(path)?))?,
+                OutputChoice::Interface(choice) => {
+                    column.complaints.extend(prepare(choice)?);
+                    let sink = InterfaceSink::open(&choice.name, choice.pace)?;
+                    let config = config(sink.mtu(), choice.view.clone());
+                    End::Interface(Box::new(Forger::new(config, sink)))
+                }
+            };
+            column.branches.push(Branch {
+                output: output.clone(),
+                end,
+            });
+        }
+        Ok(column)
     }
 
-    /// Writes what is older than `until`, and hands it on to readers.
-    ///
-    /// # Errors
-    /// The output can't be written any more.
-    pub(crate) fn release(&mut self, until: WallTime) -> io::Result<()> {
-        match self {
-            Self::Packets(forger) => {
+    /// Writes what is older than `until`, and hands it on to readers. Interfaces get all there is.
+    pub(crate) fn release(&mut self, until: WallTime) -> Vec<Broken> {
+        self.each(|end| match end {
+            End::Capture(forger) => {
                 forger.take_error().map_or(Ok(()), Err)?;
                 let window = forger.sink_mut();
                 window.release(until)?;
                 window.sink_mut().flush()
             }
-            Self::Summary(summary) => summary.flush(),
-        }
+            End::Interface(forger) => {
+                forger.sink_mut().flush()?;
+                if let Some(losses) = forger.sink_mut().take_recovery() {
+                    forger.restart_all(|from, to| losses.first(from, to), until);
+                }
+                Ok(())
+            }
+            End::Summary(summary) => summary.flush(),
+        })
     }
 
     /// Ends what is still live, and writes all that is left.
-    ///
-    /// # Errors
-    /// As above.
-    pub(crate) fn finish(&mut self, at: WallTime) -> io::Result<()> {
-        match self {
-            Self::Packets(forger) => {
+    pub(crate) fn finish(&mut self, at: WallTime) -> Vec<Broken> {
+        self.each(|end| match end {
+            End::Capture(forger) => {
                 forger.finish(at);
                 forger.take_error().map_or(Ok(()), Err)?;
                 forger.sink_mut().finish()
             }
-            Self::Summary(summary) => {
+            End::Interface(forger) => {
+                forger.finish(at);
+                forger.sink_mut().flush()
+            }
+            End::Summary(summary) => {
                 summary.finish();
                 summary.flush()
             }
-        }
+        })
     }
 
-    /// What was forged, and what the window did to it; nothing where no packets are made.
-    pub(crate) fn packet_stats(&mut self) -> Option<(ForgeStats, ReorderStats)> {
-        match self {
-            Self::Packets(forger) => Some((forger.stats(), forger.sink_mut().stats())),
-            Self::Summary(_) => None,
+    /// Takes out the outputs of which `act` fails.
+    fn each(&mut self, mut act: impl FnMut(&mut End) -> io::Result<()>) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        let complaints = &mut self.complaints;
+        self.branches.retain_mut(|branch| {
+            let result = act(&mut branch.end);
+            if let End::Interface(forger) = &mut branch.end {
+                complaints.extend(forger.sink_mut().take_complaints());
+            }
+            match result {
+                Ok(()) => true,
+                Err(error) => {
+                    broken.push(Broken {
+                        output: branch.output.clone(),
+                        error,
+                        last: false,
+                    });
+                    false
+                }
+            }
+        });
+        if self.branches.is_empty()
+            && let Some(last) = broken.last_mut()
+        {
+            last.last = true;
         }
+        broken
+    }
+
+    /// What people should know, a line each; once.
+    pub(crate) fn take_complaints(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.complaints)
+    }
+
+    /// What each output has done; broken ones aren't there.
+    pub(crate) fn stats(&mut self) -> Vec<BranchStats> {
+        let stats = |branch: &mut Branch| BranchStats {
+            output: branch.output.clone(),
+            forge: match &branch.end {
+                End::Capture(forger) => Some(forger.stats()),
+                End::Interface(forger) => Some(forger.stats()),
+                End::Summary(_) => None,
+            },
+            window: match &mut branch.end {
+                End::Capture(forger) => forger.sink_mut().stats(),
+                _ => ReorderStats::default(),
+            },
+            interface: match &mut branch.end {
+                End::Interface(forger) => forger.sink_mut().stats(),
+                _ => InterfaceStats::default(),
+            },
+        };
+        self.branches.iter_mut().map(stats).collect()
     }
 }
 
 impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
-        match self {
-            Self::Packets(forger) => forger.flow_event(event),
-            Self::Summary(summary) => summary.flow_event(event),
+        for branch in &mut self.branches {
+            match &mut branch.end {
+                End::Capture(forger) => forger.flow_event(event),
+                End::Interface(forger) => forger.flow_event(event),
+                End::Summary(summary) => summary.flow_event(event),
+            }
         }
     }
 }
 
+fn capture(
+    config: impl Fn(Mtu, View) -> ForgeConfig,
+    writer: Box<dyn Write>,
+) -> anyhow::Result<End> {
+    let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
+    // A reader of a pipe sees at once that a capture is coming.
+    writer.flush().context("can't write the capture")?;
+    let config = config(Mtu::default(), View::default());
+    Ok(End::Capture(Box::new(Forger::new(
+        config,
+        Reorder::new(writer),
+    ))))
+}
+
+/// Makes the interface if that is asked for, and refuses the one that leads to the world. Returns what was done.
+fn prepare(choice: &InterfaceChoice) -> anyhow::Result<Option<String>> {
+    let made = match choice.create {
+        true => pair::make(&choice.name)?,
+        false => None,
+    };
+    if !choice.force && pair::has_default_route(&choice.name) {
+        anyhow::bail!(
+            "{} leads to the default route: clear text would leave this machine there. Give an interface that only \
+             the sensor sees (--create makes one), or --force",
+            choice.name
+        );
+    }
+    Ok(made)
+}
+
+/// A capture holds clear text: nobody but its owner may read it.
 fn create(path: &Path) -> anyhow::Result<File> {
     OpenOptions::new()
         .write(true)

@@ -2,13 +2,16 @@
 //! refused. Nothing is opened or changed here.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use agent::filter::Filters;
+use agent::forge::View;
+use agent::output::Pace;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
 
-use crate::cli::{Cli, Command, MirrorArgs, RunArgs, ServeArgs};
+use crate::cli::{Cli, Command, InterfaceArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
 
 /// Ring of a process that a serving agent grants, in bytes: stays in the cache of one core.
@@ -17,14 +20,42 @@ const SERVE_RING_BYTES: u64 = 1024 * 1024;
 const RUN_RING_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Where packets go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum OutputChoice {
     /// A capture file.
     File(PathBuf),
     /// A capture on standard output.
     Stdout,
+    /// An interface.
+    Interface(InterfaceChoice),
     /// No packets: a summary for people on standard error.
     Summary,
+}
+
+/// An interface for packets, and how they look there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct InterfaceChoice {
+    /// Its name.
+    pub(crate) name: String,
+    /// Make it if it isn't there.
+    pub(crate) create: bool,
+    /// Also where the default route leads.
+    pub(crate) force: bool,
+    /// How flows look.
+    pub(crate) view: View,
+    /// How fast packets go out.
+    pub(crate) pace: Option<Pace>,
+}
+
+impl fmt::Display for OutputChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdout => f.write_str("standard output"),
+            Self::Interface(choice) => f.write_str(&choice.name),
+            Self::Summary => f.write_str("standard error"),
+        }
+    }
 }
 
 impl OutputChoice {
@@ -82,7 +113,7 @@ pub(crate) enum Mode {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Task {
     /// Mirror, as these settings say.
     Mirror(Settings),
@@ -91,12 +122,12 @@ pub(crate) enum Task {
 }
 
 /// All that the agent needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     /// Who is served.
     pub(crate) mode: Mode,
-    /// Where packets go.
-    pub(crate) output: OutputChoice,
+    /// Where packets go; at least one.
+    pub(crate) outputs: Vec<OutputChoice>,
     /// Where handshakes are watched.
     pub(crate) watch: WatchChoice,
     /// Ring that is granted to a process, in bytes.
@@ -113,7 +144,7 @@ pub(crate) struct Settings {
 /// What is missing on this machine, with the next step.
 pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Task> {
     match cli.command {
-        Some(Command::Run(args)) => resolve_run(args).map(Task::Mirror),
+        Some(Command::Run(args)) => resolve_run(*args).map(Task::Mirror),
         Some(Command::LibraryDir { program }) => {
             library::directory_for(program.as_deref()).map(Task::TellLibraryDir)
         }
@@ -131,7 +162,10 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
             words: args.program,
             library_dir,
         }),
-        output: args.write.map_or(OutputChoice::Summary, output_choice),
+        outputs: match outputs(args.write, args.interface) {
+            none if none.is_empty() => vec![OutputChoice::Summary],
+            outputs => outputs,
+        },
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
         wait_ms: args.on_full.wait_ms(),
@@ -140,9 +174,12 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
 }
 
 fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
-    let Some(write) = args.write else {
-        bail!("no output: say where packets go, for example `sslcollector -w out.pcapng`");
-    };
+    let outputs = outputs(args.write, args.interface);
+    if outputs.is_empty() {
+        bail!(
+            "no output: say where packets go, for example `sslcollector -w out.pcapng`, or `sslcollector -o mirror0`"
+        );
+    }
     let socket = match args.socket {
         // Programs look for it by the whole path, from whichever directory.
         Some(socket) => std::path::absolute(socket).context("--socket has no absolute path")?,
@@ -150,7 +187,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
     };
     Ok(Settings {
         mode: Mode::Serve { socket },
-        output: output_choice(write),
+        outputs,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),
         wait_ms: 0,
@@ -165,12 +202,27 @@ fn filters(args: MirrorArgs) -> anyhow::Result<Filters> {
         .context("too many filters: --allow and --deny")
 }
 
-fn output_choice(path: PathBuf) -> OutputChoice {
-    if path.as_os_str() == "-" {
-        OutputChoice::Stdout
-    } else {
-        OutputChoice::File(path)
-    }
+fn outputs(write: Option<PathBuf>, args: InterfaceArgs) -> Vec<OutputChoice> {
+    let capture = write.map(|path| match path.as_os_str() == "-" {
+        true => OutputChoice::Stdout,
+        false => OutputChoice::File(path),
+    });
+    let interface = args.output.map(|name| {
+        OutputChoice::Interface(InterfaceChoice {
+            name,
+            create: args.create,
+            force: args.force,
+            view: View {
+                vlan: args.vlan,
+                destination: args.mac,
+                networks: args.net_map,
+                ports: args.port_map,
+                without_loopback: true,
+            },
+            pace: args.pace,
+        })
+    });
+    capture.into_iter().chain(interface).collect()
 }
 
 fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<WatchChoice> {
@@ -228,7 +280,7 @@ mod tests {
     #[test]
     fn a_dash_is_standard_output() {
         let settings = settings(&["-w", "-", "--socket", "/tmp/x"]).unwrap();
-        assert_eq!(settings.output, OutputChoice::Stdout);
+        assert_eq!(settings.outputs, [OutputChoice::Stdout]);
         assert_eq!(settings.watch, WatchChoice::AnyIfAllowed);
     }
 

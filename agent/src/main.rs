@@ -6,6 +6,7 @@ mod config;
 mod diagnosis;
 mod launch;
 mod library;
+mod pair;
 mod place;
 mod program;
 mod report;

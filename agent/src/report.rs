@@ -1,10 +1,9 @@
 //! What is said at the end, and on SIGUSR1: how much was seen, what is missing and why, what to do.
 
 use agent::flow::FlowStats;
-use agent::forge::ForgeStats;
 use agent::intake::{IntakeStats, Refusal};
-use agent::output::ReorderStats;
 
+use crate::column::BranchStats;
 use crate::config::OutputChoice;
 
 /// All counts at one moment.
@@ -14,8 +13,8 @@ pub(crate) struct Counts {
     pub(crate) intake: IntakeStats,
     /// What became of the sessions.
     pub(crate) flow: FlowStats,
-    /// What was forged; nothing where no packets are made.
-    pub(crate) packets: Option<(ForgeStats, ReorderStats)>,
+    /// What each output has done.
+    pub(crate) outputs: Vec<BranchStats>,
     /// Handshakes are watched on the wire.
     pub(crate) watching: bool,
 }
@@ -37,28 +36,36 @@ impl Counts {
     }
 
     /// The report, a line each. The first says what there is, the others what isn't, and why.
-    pub(crate) fn lines(&self, output: &OutputChoice) -> Vec<String> {
-        let mut lines = vec![self.first_line(output)];
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![self.first_line()];
         lines.extend(self.continued());
         lines.extend(self.losses());
+        lines.extend(self.outputs.iter().flat_map(interface_losses));
         lines.extend(self.limits());
         lines
     }
 
-    fn first_line(&self, output: &OutputChoice) -> String {
+    fn first_line(&self) -> String {
         let mut line = format!(
             "{} of {}, {} of clear text",
             counted(self.flow.sessions - self.flow.excluded, "session"),
             counted(self.intake.attached, "process"),
             counted(self.flow.bytes, "byte"),
         );
-        if let Some((forge, _)) = self.packets {
-            line += &format!(", {}", counted(forge.packets, "packet"));
-            match output {
-                OutputChoice::File(path) => line += &format!(" in {}", path.display()),
-                OutputChoice::Stdout => line += " on standard output",
-                OutputChoice::Summary => {}
-            }
+        for branch in &self.outputs {
+            let Some(forge) = &branch.forge else {
+                continue;
+            };
+            line += &match &branch.output {
+                OutputChoice::Interface(choice) => {
+                    let sent = counted(branch.interface.frames, "packet");
+                    format!(", {sent} on {}", choice.name)
+                }
+                OutputChoice::Stdout => {
+                    format!(", {} on standard output", counted(forge.packets, "packet"))
+                }
+                output => format!(", {} in {output}", counted(forge.packets, "packet")),
+            };
         }
         let lost = self.lost_bytes() + self.intake.untold_bytes;
         if lost > 0 {
@@ -69,10 +76,16 @@ impl Counts {
 
     fn losses(&self) -> impl Iterator<Item = String> {
         let (intake, flow) = (&self.intake, &self.flow);
-        let reordered = self.packets.map_or(0, |(_, window)| window.clamped);
+        let reordered = self
+            .outputs
+            .iter()
+            .map(|branch| branch.window.clamped)
+            .sum();
         // Each was deferred first. One that is open still may find room yet.
         let found_room = intake.opens_deferred.saturating_sub(intake.opens_lost);
-        let dropped = self.packets.map_or(0, |(forge, _)| forge.dropped_bytes);
+        // Each output forges the same.
+        let forged = self.outputs.iter().filter_map(|branch| branch.forge);
+        let dropped = forged.map(|forge| forge.dropped_bytes).max().unwrap_or(0);
         [
             (self.lost_bytes(), format!(
                 "{} of clear text are missing, in {} that the packets declare: {} found the ring full; a larger --ring-size helps",
@@ -225,6 +238,37 @@ impl Counts {
         .into_iter()
         .filter_map(|(count, line)| (count > 0).then_some(line))
     }
+}
+
+/// What doesn't reach the monitor on an interface.
+fn interface_losses(branch: &BranchStats) -> impl Iterator<Item = String> + use<> {
+    let (stats, output) = (branch.interface, branch.output.to_string());
+    let hidden = branch.forge.filter(|forge| forge.flows_hidden > 0);
+    [
+        (stats.lost > 0).then(|| {
+            format!(
+                "{} LOST while {output} couldn't send ({})",
+                counted(stats.lost, "packet"),
+                counted(stats.outages, "time"),
+            )
+        }),
+        (stats.too_large > 0).then(|| {
+            format!(
+                "{} LOST: larger than {output} takes since its MTU was changed",
+                counted(stats.too_large, "packet"),
+            )
+        }),
+        hidden.map(|forge| {
+            format!(
+                "{} within this host not sent on {output}, with {} of clear text: \
+                 --net-map 127.0.0.0/16=10.127.0.0/16 shows them under other addresses",
+                counted(forge.flows_hidden, "session"),
+                counted(forge.hidden_bytes, "byte"),
+            )
+        }),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// `1 session`, `2 sessions`.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use agent::clock::{self, Clock};
 use agent::event::WallTime;
 use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig};
-use agent::forge::{ForgeConfig, Mtu, SequenceKey};
+use agent::forge::SequenceKey;
 use agent::intake::{Intake, PollOutcome};
 use agent::keep::{Inherited, Manager};
 use anyhow::Context;
 use rustix::process::Signal;
 
-use crate::column::Column;
+use crate::column::{Broken, Column};
 use crate::config::{Mode, OutputChoice, Settings, WatchChoice};
 use crate::diagnosis::diagnose;
 use crate::launch::{Exit, Running};
@@ -43,11 +43,12 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     };
     let keeper = manager.as_ref().filter(|manager| manager.keeps()).cloned();
     // An agent that goes on where another stopped must not overwrite what that one has written.
-    let output = match &keeper {
-        Some(_) => settings.output.unused(),
-        None => settings.output.clone(),
+    let outputs = match &keeper {
+        Some(_) => settings.outputs.iter().map(OutputChoice::unused).collect(),
+        None => settings.outputs.clone(),
     };
-    let column = Column::open(&output, forge_config()?)?;
+    let mut column = Column::open(&outputs, &SequenceKey::new(random()?))?;
+    column.take_complaints().iter().for_each(|line| say(line));
     let mut intake = Intake::with_manager(place.intake_config(settings), keeper.clone(), kept)
         .context("can't listen for programs")?;
     intake.take_complaints().iter().for_each(|line| say(line));
@@ -60,13 +61,13 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     };
     let mut agent = Agent {
         settings,
-        output,
         keeps: keeper.is_some(),
         intake,
         mapper: Mapper::new(mapper, Clock::start()),
         column,
         capture,
         broken: None,
+        blind: false,
     };
     let (status, program) = match &settings.mode {
         Mode::Serve { socket } => {
@@ -84,7 +85,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
             (0, None)
         }
         Mode::Run(program) => {
-            let to_stderr = settings.output == OutputChoice::Stdout;
+            let to_stderr = settings.outputs.contains(&OutputChoice::Stdout);
             if to_stderr {
                 say(
                     "standard output carries the capture: what the program prints there goes to standard error",
@@ -104,9 +105,8 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
             )
         }
     };
-    let output = agent.output.clone();
     let (counts, broken) = agent.finish();
-    counts.lines(&output).iter().for_each(|line| say(line));
+    counts.lines().iter().for_each(|line| say(line));
     if let Some(program) = program.filter(|_| !counts.saw_tls()) {
         say(&format!("no TLS was seen: {}", diagnose(program)));
     }
@@ -118,22 +118,22 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
 
 struct Agent<'s> {
     settings: &'s Settings,
-    /// Where packets go.
-    output: OutputChoice,
     /// The next agent gets the rings.
     keeps: bool,
     intake: Intake,
     capture: Option<Capture>,
     mapper: Mapper,
     column: Column,
-    /// Why nothing is written any more. The programs that are mirrored go on all the same.
+    /// Why an output isn't written any more, the first one that failed.
     broken: Option<anyhow::Error>,
+    /// None is left. The programs that are mirrored go on all the same.
+    blind: bool,
 }
 
 impl Agent<'_> {
-    /// Until a signal says stop, or the output fails.
+    /// Until a signal says stop, or no output is left.
     fn serve(&mut self, signals: &mut Signals) {
-        while self.broken.is_none() {
+        while !self.blind {
             for request in signals.pending() {
                 match request {
                     Request::Stop { .. } => return,
@@ -252,47 +252,50 @@ impl Agent<'_> {
         (self.counts(), self.broken)
     }
 
-    /// Keeps the first failure of the output.
-    fn note(&mut self, result: io::Result<()>) {
-        let (Err(error), None) = (result, &self.broken) else {
-            return;
-        };
-        let output = match &self.output {
-            OutputChoice::File(path) => path.display().to_string(),
-            OutputChoice::Stdout => "standard output".to_owned(),
-            OutputChoice::Summary => "standard error".to_owned(),
-        };
-        let error = match error.kind() {
-            io::ErrorKind::BrokenPipe => anyhow::anyhow!(
-                "{output} was closed by its reader: the capture ends there; \
-                 write to a file with -w FILE to keep all of it"
-            ),
-            io::ErrorKind::StorageFull => anyhow::anyhow!(
-                "no room left for {output}: the capture ends there; \
-                 free some space, or write elsewhere with -w FILE"
-            ),
-            _ => anyhow::anyhow!("can't write {output}: {error}; the capture ends there"),
-        };
-        if matches!(self.settings.mode, Mode::Run(_)) {
-            say(&format!("{error:#}; the program goes on"));
+    /// Says what has become of outputs; keeps the first failure.
+    fn note(&mut self, broken: Vec<Broken>) {
+        self.column
+            .take_complaints()
+            .iter()
+            .for_each(|line| say(line));
+        for Broken {
+            output,
+            error,
+            last,
+        } in broken
+        {
+            let error = match error.kind() {
+                io::ErrorKind::BrokenPipe => anyhow::anyhow!(
+                    "{output} was closed by its reader: the capture ends there; \
+                     write to a file with -w FILE to keep all of it"
+                ),
+                io::ErrorKind::StorageFull => anyhow::anyhow!(
+                    "no room left for {output}: the capture ends there; \
+                     free some space, or write elsewhere with -w FILE"
+                ),
+                _ => anyhow::anyhow!("can't write {output}: {error}; the capture ends there"),
+            };
+            self.blind |= last;
+            if !last {
+                say(&format!("{error:#}; the other output goes on"));
+            } else if matches!(self.settings.mode, Mode::Run(_)) {
+                say(&format!("{error:#}; the program goes on"));
+            }
+            self.broken.get_or_insert(error);
         }
-        self.broken = Some(error);
     }
 
     fn counts(&mut self) -> Counts {
         Counts {
             intake: self.intake.stats(),
             flow: *self.mapper.stats(),
-            packets: self.column.packet_stats(),
+            outputs: self.column.stats(),
             watching: self.capture.is_some(),
         }
     }
 
     fn print_counts(&mut self) {
-        self.counts()
-            .lines(&self.output)
-            .iter()
-            .for_each(|line| say(line));
+        self.counts().lines().iter().for_each(|line| say(line));
     }
 }
 
@@ -321,13 +324,6 @@ fn note_settled(mapper: &mut Mapper, intake: &mut Intake) {
     for (key, settled) in mapper.take_settled() {
         intake.settled(key, &settled);
     }
-}
-
-fn forge_config() -> anyhow::Result<ForgeConfig> {
-    Ok(ForgeConfig {
-        key: SequenceKey::new(random()?),
-        mtu: Mtu::default(),
-    })
 }
 
 fn random() -> anyhow::Result<[u8; 16]> {

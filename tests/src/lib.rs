@@ -27,6 +27,7 @@ pub mod manager;
 pub mod memory;
 pub mod native;
 pub mod needles;
+pub mod network;
 pub mod nginx;
 pub mod place;
 pub mod postgres;

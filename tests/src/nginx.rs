@@ -35,6 +35,8 @@ pub struct Options {
     pub connections: usize,
     /// Requests on one connection.
     pub requests: u64,
+    /// Where it listens, besides 127.0.0.1 and ::1.
+    pub addresses: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             log: true,
             connections: 256,
             requests: 1000,
+            addresses: &[],
         }
     }
 }
@@ -260,6 +263,10 @@ impl<'a> Nginx<'a> {
         let plain = self.options.plain;
         let plain = plain.map(|port| format!("listen 127.0.0.1:{port};"));
         let plain = plain.unwrap_or_default();
+        let others = self.options.addresses.iter();
+        let others: String = others
+            .map(|address| format!("listen {address}:{port} ssl; "))
+            .collect();
         for temporary in ["fastcgi", "uwsgi", "scgi"] {
             fs::create_dir_all(self.place.path(temporary)).expect("make a directory");
         }
@@ -288,7 +295,7 @@ $request_method $request_uri $request_body_file';
   server {{
     listen 127.0.0.1:{port} ssl;
     listen [::1]:{port} ssl;
-    {plain}
+    {others}{plain}
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}
     location /chunked/ {{ alias {dir}/www/; ssi on; ssi_types *; }}

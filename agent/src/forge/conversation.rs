@@ -159,6 +159,11 @@ impl Conversation {
         emit(self.segment(by, TcpFlags::RstAck, &[]));
     }
 
+    /// Nobody has seen what `side` said from here on.
+    pub(super) fn rewind(&mut self, side: Side, sequence: SeqNumber) {
+        self.ends[side].shown = sequence;
+    }
+
     fn acknowledge(&self, by: Side, emit: &mut impl FnMut(Segment<'_>)) {
         emit(self.segment(by, TcpFlags::Ack, &[]));
     }

@@ -1,6 +1,7 @@
 //! One flow: which bytes of it have been told, in which conversation.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use mirror_hook::event::Role;
 
@@ -9,6 +10,7 @@ use super::context::Context;
 use super::conversation::{Conversation, Segment, Sides};
 use super::path::{Pair, Path};
 use crate::event::{FlowChange, FlowId, FlowInfo, PacketSink, Side, WallTime};
+use crate::wire::FramePlace;
 
 /// A flow from its `Begin` to its end.
 #[derive(Debug)]
@@ -137,10 +139,34 @@ impl Flow {
         self.state = State::Muted;
     }
 
-    /// Ends the conversation; what comes yet is told in another one.
-    pub(super) fn sever<P: PacketSink>(&mut self, at: WallTime, context: &mut Context<P>) {
+    /// Ends the conversation, of which these packets were the first to be lost; what comes yet is told in another
+    /// one. Who watches is told so at the place up to which everything was seen: from any other, an end is
+    /// ignored.
+    pub(super) fn sever<P: PacketSink>(
+        &mut self,
+        first_lost: impl Fn(SocketAddr, SocketAddr) -> Option<FramePlace>,
+        at: WallTime,
+        context: &mut Context<P>,
+    ) {
+        let State::Conversing(conversation) = &mut self.state else {
+            return;
+        };
+        let (client, server) = (Side::Client, Side::Server);
+        let ends = [client, server].map(|side| self.path.endpoint(side).socket());
+        let lost = [first_lost(ends[0], ends[1]), first_lost(ends[1], ends[0])];
+        let mut begun = true;
+        for (side, lost) in [client, server].into_iter().zip(lost) {
+            if let Some(place) = lost {
+                conversation.rewind(side, place.sequence);
+                begun &= !place.syn;
+            }
+        }
         self.at = self.at.max(at);
-        self.reset(self.mirrored, ResetReason::OutputLost, context);
+        if begun {
+            self.reset(self.mirrored, ResetReason::OutputLost, context);
+        } else {
+            self.state = State::Severed;
+        }
     }
 
     fn data<P: PacketSink>(

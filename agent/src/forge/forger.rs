@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 
 use mirror_hook::event::Transport;
 
@@ -12,6 +13,7 @@ use super::path::{Pair, Path};
 use super::recent::Recent;
 use super::stats::ForgeStats;
 use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, PacketSink, WallTime};
+use crate::wire::FramePlace;
 
 /// Forges the packets of all flows that are given to it, and hands them to a sink.
 ///
@@ -94,12 +96,18 @@ impl<P: PacketSink> Forger<P> {
 
     /// Packets were lost on their way out, and get through again. Every live flow is reset, and goes on with
     /// a new handshake: who has missed the first one would make nothing of what follows.
-    pub fn restart_all(&mut self, at: WallTime) {
+    ///
+    /// `first_lost`: the first packet that was lost of those between a source and a destination.
+    pub fn restart_all(
+        &mut self,
+        first_lost: impl Fn(SocketAddr, SocketAddr) -> Option<FramePlace>,
+        at: WallTime,
+    ) {
         let mut numbers: Vec<_> = self.flows.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
             if let Some(Slot::Forged(flow)) = self.flows.get_mut(&number) {
-                flow.sever(at, &mut self.context);
+                flow.sever(&first_lost, at, &mut self.context);
             }
         }
     }

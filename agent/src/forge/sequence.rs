@@ -1,7 +1,7 @@
 //! Initial sequence numbers.
 
 use std::hash::Hasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use siphasher::sip::SipHasher24;
 
@@ -47,6 +47,12 @@ impl SequenceKey {
 pub(super) struct Endpoint {
     pub(super) address: IpAddr,
     pub(super) port: u16,
+}
+
+impl Endpoint {
+    pub(super) fn socket(self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
 }
 
 /// Remembers which initial sequence numbers were used last between two endpoints: a reader takes a second SYN

@@ -1,11 +1,11 @@
 //! A whole frame.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::ethernet::{EtherType, Link};
+use super::ethernet::{EtherType, Link, VLAN_TAG_BYTES};
 use super::ipv4::{IPV4_HEADER_BYTES, Ipv4Repr};
 use super::ipv6::{IPV6_HEADER_BYTES, Ipv6Repr};
-use super::tcp::TcpRepr;
+use super::tcp::{SeqNumber, TcpRepr};
 
 /// IP addresses of one frame. One family for both by construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,51 @@ impl FrameBuffer {
     }
 }
 
+/// What a forged frame says of its place in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FramePlace {
+    /// Who sends.
+    pub source: SocketAddr,
+    /// Who receives.
+    pub destination: SocketAddr,
+    /// Its sequence number.
+    pub sequence: SeqNumber,
+    /// It is a SYN, or the answer to one.
+    pub syn: bool,
+}
+
+impl FramePlace {
+    /// Reads a frame that a [`FrameBuffer`] has made.
+    pub fn of(frame: &[u8]) -> Option<Self> {
+        fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+            bytes.get(at..)?.first_chunk().copied()
+        }
+        let (vlan, ip) = match array(frame, 12)? {
+            [0x81, 0x00] => (VLAN_TAG_BYTES, frame.get(18..)?),
+            _ => (0, frame.get(14..)?),
+        };
+        let (source, destination, tcp): (IpAddr, IpAddr, _) = match array(frame, 12 + vlan)? {
+            [0x08, 0x00] => (
+                array::<4>(ip, 12)?.into(),
+                array::<4>(ip, 16)?.into(),
+                ip.get(IPV4_HEADER_BYTES..)?,
+            ),
+            _ => (
+                array::<16>(ip, 8)?.into(),
+                array::<16>(ip, 24)?.into(),
+                ip.get(IPV6_HEADER_BYTES..)?,
+            ),
+        };
+        let port = |at| array(tcp, at).map(u16::from_be_bytes);
+        Some(Self {
+            source: SocketAddr::new(source, port(0)?),
+            destination: SocketAddr::new(destination, port(2)?),
+            sequence: SeqNumber(u32::from_be_bytes(array(tcp, 4)?)),
+            syn: tcp.get(13)? & 2 != 0,
+        })
+    }
+}
+
 /// A length as IP headers have it.
 fn ip_length(bytes: usize) -> u16 {
     u16::try_from(bytes).expect("a segment within the MSS fits an IP packet")
@@ -118,7 +163,7 @@ fn ip_length(bytes: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{MacAddr, SeqNumber, TcpFlags};
+    use crate::wire::{MacAddr, TcpFlags};
     use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
 
     const V4: Addresses = Addresses::V4 {
@@ -182,6 +227,20 @@ mod tests {
             (50_000, 443)
         );
         assert_eq!(parsed.sequence_number(), 0xffff_fff0);
+        let place = FramePlace::of(frame).unwrap();
+        let (ip, swapped) = match addresses {
+            Addresses::V4 {
+                source,
+                destination,
+            } => (IpAddr::from(source), IpAddr::from(destination)),
+            Addresses::V6 {
+                source,
+                destination,
+            } => (IpAddr::from(source), IpAddr::from(destination)),
+        };
+        assert_eq!(place.source, SocketAddr::new(ip, 50_000));
+        assert_eq!(place.destination, SocketAddr::new(swapped, 443));
+        assert_eq!((place.sequence, place.syn), (tcp.sequence, flags.is_syn()));
         assert_eq!(parsed.window_size(), 65_535);
         let wanted = if flags == TcpFlags::Syn {
             0

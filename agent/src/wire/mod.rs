@@ -24,7 +24,7 @@ pub use checksum::Checksum;
 pub use ethernet::{
     ETHERNET_HEADER_BYTES, EtherType, Link, MacAddr, MacError, VLAN_TAG_BYTES, VlanError, VlanId,
 };
-pub use frame::{Addresses, FrameBuffer};
+pub use frame::{Addresses, FrameBuffer, FramePlace};
 pub use ipv4::{IPV4_HEADER_BYTES, Ipv4Repr};
 pub use ipv6::{IPV6_HEADER_BYTES, Ipv6Repr};
 pub use tcp::{SeqNumber, TCP_HEADER_BYTES, TCP_SYN_HEADER_BYTES, TcpFlags, TcpRepr};

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::output_of;
+use crate::process::{Process, output_of, until};
 
 /// With which configuration Suricata reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,34 +85,108 @@ impl Suricata {
     /// # Panics
     /// If it can't be run, or refuses its configuration.
     pub fn read(self, capture: &Path, profile: Profile, directory: &Path) -> Verdict {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let rules = directory.join("events.rules");
-        fs::write(&rules, event_rules()).expect("write the rules");
-        // It would append to a report that is there.
-        let _ = fs::remove_file(directory.join("eve.json"));
-        let mut command = Command::new("suricata");
-        command.args(["-c", "/etc/suricata/suricata.yaml", "--runmode", "single"]);
-        command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
-        if profile == Profile::Sslcollector {
-            let ours = project.join("packaging/suricata/sslcollector.yaml");
-            command.arg("--include").arg(real(&ours));
-        }
-        let eve = project.join("tests/data/eve.yaml");
-        command.arg("--include").arg(real(&eve));
-        command.arg("-S").arg(&rules).arg("-l").arg(directory);
-        command.arg("-r").arg(real(capture));
+        let mut command = command(profile, directory);
+        command
+            .args(["--runmode", "single", "-r"])
+            .arg(real(capture));
         let said = output_of(&mut command);
         // It goes on without a configuration that it can't read.
         assert!(!said.contains("rror: "), "Suricata says: {said}");
+        Verdict::of(directory)
+    }
+
+    /// Has it listen on an interface, with our profile, until [`Listening::verdict`]; its files go to `directory`,
+    /// which is made.
+    ///
+    /// # Panics
+    /// If it can't be run, or doesn't get to work.
+    pub fn listen(self, interface: &str, directory: &Path) -> Listening {
+        fs::create_dir_all(directory).expect("make a directory");
+        let mut command = command(Profile::Sslcollector, directory);
+        command.args(["--runmode", "workers", &format!("--af-packet={interface}")]);
+        // What a loaded machine lets wait mustn't be lost.
+        command.args([
+            "--set",
+            "af-packet.1.ring-size=32768",
+            "--set",
+            "af-packet.1.threads=1",
+        ]);
+        command.args(["--set", "logging.default-log-level=notice"]);
+        let said = directory.join("said");
+        let log = || {
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&said)
+                .expect("a file")
+        };
+        command.stdout(log()).stderr(log());
+        let mut process = Process::start(&mut command);
+        until("Suricata listens", || {
+            let said = fs::read_to_string(&said).unwrap_or_default();
+            assert!(!process.ended(), "{said}");
+            said.contains("Engine started").then_some(())
+        });
+        Listening {
+            process,
+            directory: directory.to_owned(),
+        }
+    }
+}
+
+/// Suricata at work on an interface.
+#[derive(Debug)]
+pub struct Listening {
+    process: Process,
+    directory: PathBuf,
+}
+
+impl Listening {
+    /// Ends it; what it found.
+    ///
+    /// # Panics
+    /// If it doesn't end well, or has missed packets.
+    pub fn verdict(mut self) -> Verdict {
+        self.process.signal(Signal::INT);
+        let status = self.process.wait();
+        let said = fs::read_to_string(self.directory.join("said")).unwrap_or_default();
+        assert!(
+            status.success() && !said.contains("rror: "),
+            "Suricata: {status}: {said}"
+        );
+        Verdict::of(&self.directory)
+    }
+}
+
+/// Suricata with a configuration, where it is yet to be said what it reads.
+fn command(profile: Profile, directory: &Path) -> Command {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let rules = directory.join("events.rules");
+    fs::write(&rules, event_rules()).expect("write the rules");
+    // It would append to a report that is there.
+    let _ = fs::remove_file(directory.join("eve.json"));
+    let mut command = Command::new("suricata");
+    command.args(["-c", "/etc/suricata/suricata.yaml"]);
+    command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
+    if profile == Profile::Sslcollector {
+        let ours = project.join("packaging/suricata/sslcollector.yaml");
+        command.arg("--include").arg(real(&ours));
+    }
+    let eve = project.join("tests/data/eve.yaml");
+    command.arg("--include").arg(real(&eve));
+    command.arg("-S").arg(&rules).arg("-l").arg(directory);
+    command
+}
+
+impl Verdict {
+    fn of(directory: &Path) -> Self {
         let eve = fs::read_to_string(directory.join("eve.json")).expect("Suricata's report");
         let events = eve
             .lines()
             .map(|line| serde_json::from_str(line).expect("JSON"));
-        Verdict::from_events(events)
+        Self::from_events(events)
     }
-}
 
-impl Verdict {
     fn from_events(events: impl Iterator<Item = Value>) -> Self {
         let mut verdict = Self::default();
         let events: Vec<_> = events.collect();

@@ -1,0 +1,150 @@
+#![allow(unsafe_code, reason = "a thread's network namespace has no safe call")]
+//! A network of a test's own: a host and a peer, each in its network namespace, joined by a veth pair.
+//!
+//! ```text
+//!   the test's thread, and what it starts          the peer
+//!   wire0 10.7.0.1, fd07::1  ─────────────────  wire1 10.7.0.2, fd07::2
+//! ```
+//!
+//! The thread itself moves into a namespace, so that whatever it starts is there, too. The kernel removes
+//! both with their last process.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::process::{Process, output_of, until};
+use crate::reader::Capture;
+
+/// The host's addresses; those of its interface `wire0`.
+pub const HOST: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 7, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 1)),
+];
+/// The same as nginx writes them.
+pub const HOST_WORDS: &[&str] = &["10.7.0.1", "[fd07::1]"];
+
+/// The network; while it lives, the peer does.
+#[derive(Debug)]
+pub struct Network {
+    /// Holds the peer's namespace.
+    peer: Process,
+}
+
+impl Network {
+    /// Moves this thread into a namespace of its own, and makes the peer.
+    ///
+    /// # Panics
+    /// If this isn't root, or `ip` isn't there.
+    pub fn new() -> Self {
+        enter_new_namespace();
+        let mut sleep = Command::new("unshare");
+        sleep.args(["--net", "sleep", "600"]);
+        let peer = Process::start(&mut sleep);
+        let namespace = |id: &str| fs::read_link(Path::new("/proc").join(id).join("ns/net")).ok();
+        let (id, mine) = (peer.id().to_string(), namespace("thread-self"));
+        until("the peer's namespace", || {
+            let its = namespace(&id)?;
+            (Some(its) != mine).then_some(())
+        });
+        let this = Self { peer };
+        ip(&format!(
+            "link add wire0 type veth peer name wire1 netns {id}"
+        ));
+        ip("addr add 10.7.0.1/24 dev wire0");
+        ip("addr add fd07::1/64 dev wire0 nodad");
+        ip("link set lo up");
+        ip("link set wire0 up");
+        for words in [
+            "addr add 10.7.0.2/24 dev wire1",
+            "addr add fd07::2/64 dev wire1 nodad",
+            "link set wire1 up",
+        ] {
+            output_of(this.in_peer("ip").args(words.split(' ')));
+        }
+        this
+    }
+
+    /// A program that runs at the peer.
+    pub fn in_peer(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.peer.id()));
+        command.arg("--").arg(program);
+        command
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Moves this thread, and what it starts from now on, into an empty network.
+///
+/// # Panics
+/// If this isn't root.
+fn enter_new_namespace() {
+    // SAFETY: only the network namespace is unshared: file descriptors and memory stay common to all threads.
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
+    unshared.expect("a network namespace (needs root)");
+}
+
+/// Runs `ip` with these words in this thread's namespace.
+///
+/// # Panics
+/// If it fails.
+pub fn ip(words: &str) {
+    output_of(Command::new("ip").args(words.split_ascii_whitespace()));
+}
+
+/// Somebody who writes down what passes on an interface.
+#[derive(Debug)]
+pub struct Listener {
+    process: Process,
+    file: std::path::PathBuf,
+}
+
+impl Listener {
+    /// Listens on `interface` of this thread's namespace, and writes to `file`.
+    ///
+    /// # Panics
+    /// If it can't.
+    pub fn start(interface: &str, file: &Path) -> Self {
+        let mut command = Command::new("dumpcap");
+        command
+            .args(["-q", "-p", "-B", "64", "-i", interface, "-w"])
+            .arg(file);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        // "Capturing on 'mirror0'"; the file is there once packets are taken.
+        let words = process.first_words();
+        assert!(words.contains("Capturing"), "dumpcap: {words}");
+        until("dumpcap's file", || file.is_file().then_some(()));
+        Self {
+            process,
+            file: file.to_owned(),
+        }
+    }
+
+    /// Ends it once it has written down all that is awaited; what passed.
+    ///
+    /// # Panics
+    /// If that doesn't come, or it doesn't end well.
+    pub fn end(mut self, all: impl Fn(&Capture) -> bool) -> Capture {
+        // What it has taken and not written when it ends is lost.
+        until("all packets at the listener", || {
+            let capture = Capture::read(&self.file).ok();
+            capture.is_some_and(|capture| all(&capture)).then_some(())
+        });
+        self.process.signal(Signal::INT);
+        let status = self.process.wait();
+        assert!(status.success(), "dumpcap: {status}");
+        Capture::read(&self.file).expect("a capture")
+    }
+}
