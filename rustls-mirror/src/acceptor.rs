@@ -51,6 +51,23 @@ impl Acceptor {
     }
 }
 
+#[cfg(feature = "tokio")]
+impl Acceptor {
+    pub(crate) fn into_parts(self) -> (rustls::server::Acceptor, Watch) {
+        (self.inner, self.watch)
+    }
+}
+
+/// An acceptor that hasn't read anything yet.
+impl From<rustls::server::Acceptor> for Acceptor {
+    fn from(inner: rustls::server::Acceptor) -> Self {
+        Self {
+            inner,
+            ..Self::default()
+        }
+    }
+}
+
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor").finish_non_exhaustive()
@@ -80,6 +97,28 @@ impl Accepted {
         self.watch.begin_server(&config);
         let inner = self.inner.into_connection(config)?;
         Ok(ServerConnection::from_inner(inner, self.watch))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Accepted {
+    pub(crate) fn from_parts(inner: rustls::server::Accepted, watch: Watch) -> Self {
+        Self { inner, watch }
+    }
+
+    pub(crate) fn into_parts(self) -> (rustls::server::Accepted, Watch) {
+        (self.inner, self.watch)
+    }
+}
+
+/// What rustls' own acceptor has read. The mirror doesn't know the hello then, and the agent has to find
+/// the connection by its socket.
+impl From<rustls::server::Accepted> for Accepted {
+    fn from(inner: rustls::server::Accepted) -> Self {
+        Self {
+            inner,
+            watch: Watch::new(Role::Server),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ impl ClientConnection {
         Ok(Self::from_inner(inner, watch))
     }
 
-    fn from_inner(inner: rustls::ClientConnection, watch: Watch) -> Self {
+    pub(crate) fn from_inner(inner: rustls::ClientConnection, watch: Watch) -> Self {
         Self {
             common: ConnectionCommon::new(inner, watch),
         }
@@ -57,7 +57,7 @@ impl ClientConnection {
     pub fn early_data(&mut self) -> Option<WriteEarlyData<'_>> {
         let ConnectionCommon { inner, watch } = &mut self.common;
         let inner = inner.early_data()?;
-        Some(WriteEarlyData { inner, watch })
+        Some(WriteEarlyData::new(inner, watch))
     }
 
     /// As [`rustls::ClientConnection::is_early_data_accepted`].
@@ -89,7 +89,8 @@ impl ClientConnection {
     }
 }
 
-fn watch(config: &ClientConfig, name: &ServerName<'_>) -> Watch {
+/// Who watches a connection that is made next.
+pub(crate) fn watch(config: &ClientConfig, name: &ServerName<'_>) -> Watch {
     let mut session = session_for(config.crypto_provider(), Role::Client);
     if let Some(session) = &mut session {
         // Until the hello is seen.
@@ -142,7 +143,11 @@ pub struct WriteEarlyData<'a> {
     watch: &'a mut Watch,
 }
 
-impl WriteEarlyData<'_> {
+impl<'a> WriteEarlyData<'a> {
+    pub(crate) fn new(inner: rustls::client::WriteEarlyData<'a>, watch: &'a mut Watch) -> Self {
+        Self { inner, watch }
+    }
+
     /// How many bytes may still be sent.
     pub fn bytes_left(&self) -> usize {
         self.inner.bytes_left()

@@ -17,6 +17,8 @@ mod socket;
 mod stream;
 mod tee;
 mod text;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod watch;
 
 pub use client::ClientConnection;

@@ -27,6 +27,11 @@ use rustls::{ClientConfig, CommonState, Error, ExtractedSecrets, HandshakeKind};
 
 use crate::hello::Known;
 
+/// Bytes of text that a connection takes at once while none of its records wait to be written, if
+/// `set_buffer_limit` has said nothing else.
+#[cfg(feature = "tokio")]
+pub(crate) const BUFFER_LIMIT: usize = 64 * 1024;
+
 /// Data specific to the peer's side, client or server; as [`rustls::SideData`], of the two sides that
 /// are wrapped.
 pub trait SideData: Side {}

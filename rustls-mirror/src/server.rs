@@ -68,7 +68,7 @@ impl ServerConnection {
     pub fn early_data(&mut self) -> Option<ReadEarlyData<'_>> {
         let ConnectionCommon { inner, watch } = &mut self.common;
         let inner = inner.early_data()?;
-        Some(ReadEarlyData { inner, watch })
+        Some(ReadEarlyData::new(inner, watch))
     }
 
     /// As [`rustls::ServerConnection::fips`].
@@ -115,6 +115,12 @@ impl From<ServerConnection> for Connection {
 pub struct ReadEarlyData<'a> {
     inner: rustls::server::ReadEarlyData<'a>,
     watch: &'a mut Watch,
+}
+
+impl<'a> ReadEarlyData<'a> {
+    pub(crate) fn new(inner: rustls::server::ReadEarlyData<'a>, watch: &'a mut Watch) -> Self {
+        Self { inner, watch }
+    }
 }
 
 impl Read for ReadEarlyData<'_> {

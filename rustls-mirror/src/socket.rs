@@ -13,7 +13,13 @@ use std::sync::Arc;
 
 /// The socket of `transport`, if it is of a type that is known to have one.
 pub(crate) fn of<T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
-    of_either::<TcpStream, T>(transport).or_else(|| of_either::<UnixStream, T>(transport))
+    let found = of_either::<TcpStream, T>(transport);
+    let found = found.or_else(|| of_either::<UnixStream, T>(transport));
+    #[cfg(feature = "tokio")]
+    let found = found
+        .or_else(|| of_either::<tokio::net::TcpStream, T>(transport))
+        .or_else(|| of_either::<tokio::net::UnixStream, T>(transport));
+    found
 }
 
 /// The socket of an `S`, or of what borrows, boxes or shares one.

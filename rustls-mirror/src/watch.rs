@@ -186,6 +186,13 @@ impl Watch {
         }
     }
 
+    /// Whether [`Watch::announce`] has anything to do. Cheap.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wants_open(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| session.handshake_done() && session.wants_open())
+    }
+
     /// Announces the connection where an agent doesn't know it yet that has come since.
     pub(crate) fn announce(&mut self, socket: Option<BorrowedFd<'_>>) {
         if let Some(session) = &mut self.session
@@ -306,6 +313,12 @@ impl Watch {
         if self.failed {
             self.abort();
         }
+    }
+
+    /// How much text rustls has accepted isn't known: nothing more can be said of this connection.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn lost_count(&mut self) {
+        self.abort();
     }
 
     fn abort(&mut self) {
