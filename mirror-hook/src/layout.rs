@@ -47,6 +47,8 @@
 //!                                                 was started to (see `config`)
 //!   228     u32   agent      kept                 1: the agent's service manager keeps this ring, so that
 //!                                                 the next agent gets it; until then it is written to
+//!   232     u64   agent      resting_tail         tail as it was when the agent last stopped reading for a
+//!                                                 while: producers look at it often, so it changes seldom
 //!   256     u64   producers  dropped_records      records that found no room: DATA, ends of one direction
 //!   264     u64   producers  dropped_bytes        clear text bytes in them
 //!   272     u64   producers  opens_deferred       OPENs that found no room (they come later)
@@ -74,7 +76,7 @@
 //! grants the capacity at once and raises `usable_bytes` as it allocates them.
 //!
 //! What is hot in the caches is what has been used last. So a producer that finds the ring drained
-//! (`head` = `tail`) and its low end behind it goes back there: it reserves from the next multiple of
+//! (`head` = `resting_tail`, and so = `tail`) and its low end behind it goes back there: it reserves from the next multiple of
 //! `granted_bytes` on, and then stores the `head` that it found in `skipped`. Nothing lies between the
 //! two. While `tail` = `skipped` (and is no multiple of `granted_bytes`, where no skip begins) all that
 //! is in front of that multiple has been read and zeroed; the agent goes on there.
@@ -161,6 +163,7 @@ pub mod control {
     pub const USABLE_BYTES: usize = 216;
     pub const WAIT_MS: usize = 224;
     pub const KEPT: usize = 228;
+    pub const RESTING_TAIL: usize = 232;
     pub const DROPPED_RECORDS: usize = 256;
     pub const DROPPED_BYTES: usize = 264;
     pub const OPENS_DEFERRED: usize = 272;

@@ -221,6 +221,7 @@ impl Ring {
             }
         }
         stats.ring_bytes += self.consumer.taken_bytes() - start;
+        self.consumer.rest();
         worked |= self.take_closes(now, stats, sink);
         if self.quarantined {
             return Sweep::Over;

@@ -57,7 +57,7 @@ fn send(agent: &Path, message: &[u8], memfd: &OwnedFd) {
     .unwrap();
 }
 
-fn opened(mapping: &Mapping) -> Producer<&Mapping> {
+pub(crate) fn opened(mapping: &Mapping) -> Producer<&Mapping> {
     let producer = Producer::new(mapping, BOOTSTRAP_BYTES).unwrap();
     let record = Record {
         kind: kind::OPEN,

@@ -284,6 +284,17 @@ fn an_agent_that_leaves_says_so() {
 }
 
 #[test]
+fn a_program_is_told_how_far_its_ring_was_read() {
+    let mut agent = Agent::new("rest", |_| {});
+    let ring = hostile::attach_at(&agent.socket());
+    hostile::opened(&ring);
+    agent.run_until(|stats| stats.connections == 1);
+    let word = |at| ring.load_u64(at, Ordering::Acquire);
+    assert_ne!(word(control::HEAD), 0);
+    assert_eq!(word(control::RESTING_TAIL), word(control::HEAD));
+}
+
+#[test]
 fn a_user_who_is_not_allowed_is_refused() {
     let mut agent = Agent::new("refused", |config| {
         config.admission = agent::intake::Admission::Users(vec![u32::MAX - 7]);

@@ -26,6 +26,8 @@ pub struct Consumer<M> {
     /// The last `head` that was good; it is loaded again only when that isn't enough.
     head: u64,
     taken_bytes: u64,
+    /// What the producers were last told by [`Consumer::rest`].
+    resting: u64,
     dead: bool,
     failed: Option<RingError>,
     pub(super) closes_seen: u64,
@@ -102,6 +104,7 @@ impl<M: Memory> Consumer<M> {
             position: 0,
             head: 0,
             taken_bytes: 0,
+            resting: 0,
             dead: false,
             failed: None,
             closes_seen: 0,
@@ -239,6 +242,17 @@ impl<M: Memory> Consumer<M> {
             untold_bytes: word(control::UNTOLD_BYTES),
             excluded: word(control::EXCLUDED),
             excluded_unknown: word(control::EXCLUDED_UNKNOWN),
+        }
+    }
+
+    /// To be called when the agent leaves the ring alone for a while: tells the producers how far it has
+    /// come, so that they may go back to the ring's low end.
+    pub fn rest(&mut self) {
+        if self.resting != self.position {
+            self.resting = self.position;
+            // Pairs with the Acquire load in `Producer::low_end`.
+            self.memory
+                .store_u64(control::RESTING_TAIL, self.position, Ordering::Release);
         }
     }
 

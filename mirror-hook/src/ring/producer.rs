@@ -435,8 +435,12 @@ impl<M: Memory> Producer<M> {
         if behind < needed {
             return None;
         }
-        // Pairs with the Release store in `Consumer::release`: as in `tail`, and of all of the ring.
-        let drained = self.memory.load_u64(control::TAIL, Ordering::Acquire) == head;
+        // Pairs with the Release store in `Consumer::rest`: all of the ring has been zeroed. The tail would
+        // say so too, but its cache line is the agent's while it reads.
+        let drained = self
+            .memory
+            .load_u64(control::RESTING_TAIL, Ordering::Acquire)
+            == head;
         let begin = next_lap(head, room.capacity);
         (drained && begin > head && room.has(begin, 0, needed)).then_some(begin)
     }

@@ -64,9 +64,13 @@ fn the_low_end_is_used_again() {
     let mut buffer = RecordBuffer::new();
     let length = usize::try_from(CAPACITY / 4).unwrap() - HEADER_BYTES - 8;
     let write = |connection| producer.write(data(connection), &[&body(connection, length)]);
-    let mut next = |consumer: &mut Consumer<_>| match consumer.poll(&mut buffer).unwrap() {
-        Next::Record(record) => Some(record.connection),
-        _ => None,
+    let mut next = |consumer: &mut Consumer<_>| {
+        let connection = match consumer.poll(&mut buffer).unwrap() {
+            Next::Record(record) => Some(record.connection),
+            _ => None,
+        };
+        consumer.rest();
+        connection
     };
     for connection in 1..4 {
         write(connection).unwrap();

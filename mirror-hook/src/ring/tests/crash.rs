@@ -24,6 +24,7 @@ fn before_the_end() -> HeapMemory {
         write(&Producer::small(&memory, CAPACITY), 9, length).unwrap();
         assert!(matches!(consumer.poll(&mut buffer), Ok(Next::Record(_))));
     }
+    consumer.rest();
     memory
 }
 
@@ -159,6 +160,7 @@ fn read_all<M: Memory>(consumer: &mut Consumer<M>, seen: &RefCell<Vec<u64>>) {
 fn agent<M: Memory>(memory: M, seen: &RefCell<Vec<u64>>) {
     let mut consumer = Consumer::small(memory, CAPACITY).at_tail().unwrap();
     read_all(&mut consumer, seen);
+    consumer.rest();
 }
 
 #[test]

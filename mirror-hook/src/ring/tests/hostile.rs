@@ -142,6 +142,7 @@ fn consume(memory: &Mapping, seed: u64, seen: &Seen, over: &AtomicBool) {
                 }
             }
             Ok(Next::Empty | Next::Pending) => {
+                consumer.rest();
                 consumer.prepare_sleep();
                 consumer.woke();
                 thread::yield_now();
@@ -183,6 +184,7 @@ fn corrupt(memory: &Mapping, seed: u64) {
         control::HEAD,
         control::TAIL,
         control::SKIPPED,
+        control::RESTING_TAIL,
         control::RELEASING,
         control::STATE,
         control::GRANTED_BYTES,
@@ -208,7 +210,7 @@ fn corrupt(memory: &Mapping, seed: u64) {
             // Counters that are nearly right.
             2 => {
                 let near = (value % 4096).wrapping_sub(2048) & !7;
-                let word = dice.one_of(&words[..3]);
+                let word = dice.one_of(&words[..4]);
                 memory.store_u64(word, tail.wrapping_add(near), relaxed);
             }
             3 => memory.store_u64(control::GRANTED_BYTES, 1 << (value % 64), relaxed),

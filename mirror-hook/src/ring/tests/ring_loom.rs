@@ -32,7 +32,7 @@ fn drain(consumer: &mut Consumer<&HeapMemory>, seen: &mut Vec<u64>) {
                 assert_eq!(record.body, body(record.connection, 3));
                 seen.push(record.connection);
             }
-            Next::Pending | Next::Empty => return,
+            Next::Pending | Next::Empty => return consumer.rest(),
             other => panic!("{other:?} while all live"),
         }
     }
