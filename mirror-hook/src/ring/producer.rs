@@ -261,11 +261,25 @@ impl<M: Memory> Producer<M> {
         self.memory
             .store_u64(span.first, word.pack(), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        let mut at = 8;
-        self.copy(span, &mut at, &record.connection.to_ne_bytes());
-        self.copy(span, &mut at, &record.at_ns.to_ne_bytes());
-        for part in parts {
-            self.copy(span, &mut at, part);
+        let fixed = [record.connection, record.at_ns].map(u64::to_ne_bytes);
+        if span.second_bytes == 0 {
+            // Nearly all: none is looked at twice.
+            self.memory.write(span.first + 8, &fixed[0]);
+            self.memory.write(span.first + 16, &fixed[1]);
+            let mut at = span.first + HEADER_BYTES;
+            for part in parts {
+                self.memory.write(at, part);
+                at += part.len();
+            }
+        } else {
+            let mut at = 8;
+            for part in fixed
+                .iter()
+                .map(|word| &word[..])
+                .chain(parts.iter().copied())
+            {
+                self.copy(span, &mut at, part);
+            }
         }
         word.busy = false;
         // Publishes the copy: pairs with the Acquire load of the word in `Consumer::poll`.
