@@ -55,6 +55,7 @@ needs() {
 		wrk wrk
 		h2load nghttp2-client
 		ab apache2-utils
+		valgrind valgrind
 		END
         ;;
     bench) cat <<-END

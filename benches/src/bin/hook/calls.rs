@@ -84,7 +84,7 @@ pub(crate) fn tls(
 /// The hook's own function, beside a copy of as much.
 pub(crate) fn alone(place: &Place, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
     let draining = Reader::start(&place.path("alone"), Reads::All)?;
-    let mut command = place.hook_calls(1);
+    let mut command = place.hook_calls(1)?;
     draining.mirrors(&mut command);
     let mut caller = Caller::start(&mut command)?;
     draining.wait_attached()?;
@@ -121,7 +121,7 @@ pub(crate) fn threads(place: &Place, figures: &mut Figures, rounds: usize) -> an
                 &place.path(&format!("threads-{name}-{threads}")),
                 Reads::All,
             )?;
-            let mut command = place.hook_calls(threads);
+            let mut command = place.hook_calls(threads)?;
             reader.mirrors(&mut command);
             let caller = Caller::start(&mut command)?;
             reader.wait_attached()?;

@@ -51,8 +51,6 @@ impl Place {
             .arg("-out")
             .arg(place.path("cert.pem")))?;
         place.compile("tls_calls", &["-lssl", "-lcrypto"])?;
-        let archive = place.release("libmirror_hook.a").display().to_string();
-        place.compile("hook_calls", &[&archive, "-lpthread"])?;
         Ok(place)
     }
 
@@ -88,11 +86,16 @@ impl Place {
     }
 
     /// `hook_calls` with that many threads.
-    pub(crate) fn hook_calls(&self, threads: usize) -> Command {
-        let mut command = Command::new(self.path("hook_calls"));
+    pub(crate) fn hook_calls(&self, threads: usize) -> anyhow::Result<Command> {
+        let program = self.path("hook_calls");
+        if !program.exists() {
+            let archive = self.release("libmirror_hook.a").display().to_string();
+            self.compile("hook_calls", &[&archive, "-lpthread"])?;
+        }
+        let mut command = Command::new(program);
         command.arg(threads.to_string());
         clean(&mut command);
-        command
+        Ok(command)
     }
 }
 
@@ -124,7 +127,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
 #[derive(Debug)]
 pub(crate) struct Caller {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -135,7 +138,7 @@ impl Caller {
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Self {
-            input: child.stdin.take().context("a pipe")?,
+            input: child.stdin.take(),
             output: BufReader::new(child.stdout.take().context("a pipe")?),
             child,
         })
@@ -143,13 +146,21 @@ impl Caller {
 
     /// Has it do what the line says; returns the nanoseconds that it took.
     pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<f64> {
-        writeln!(self.input, "{line}")?;
+        writeln!(self.input.as_ref().context("a pipe")?, "{line}")?;
         let mut answer = String::new();
         self.output.read_line(&mut answer)?;
         answer
             .trim()
             .parse()
             .with_context(|| format!("the answer to {line:?} is {answer:?}"))
+    }
+
+    /// Has it end as it likes, and waits for that.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        drop(self.input.take());
+        let status = self.child.wait()?;
+        ensure!(status.success(), "a program of the benchmark: {status}");
+        Ok(())
     }
 }
 
