@@ -28,8 +28,8 @@ impl<S: SideData> ConnectionCommon<S> {
     }
 
     /// Tells the agent which addresses this connection has, where this crate can't know: it finds the
-    /// socket of [`TcpStream`](std::net::TcpStream) and what borrows, boxes or shares one; records that
-    /// take another way are found by the agent where it can capture the network, or not at all.
+    /// socket of a [`TcpStream`](std::net::TcpStream) and of what borrows or boxes one. A connection whose
+    /// records take another way is found by the agent where it may capture the network, or not at all.
     ///
     /// To be called before the first text.
     pub fn mirror_addresses(&mut self, local: SocketAddr, peer: SocketAddr) {

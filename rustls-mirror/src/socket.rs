@@ -8,8 +8,6 @@
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
-use std::sync::Arc;
 
 /// The socket of `transport`, if it is of a type that is known to have one.
 pub(crate) fn of<T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
@@ -22,15 +20,12 @@ pub(crate) fn of<T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
     found
 }
 
-/// The socket of an `S`, or of what borrows, boxes or shares one.
+/// The socket of an `S`, or of what borrows or boxes one.
 fn of_either<S: AsFd + 'static, T: ?Sized>(transport: &T) -> Option<BorrowedFd<'_>> {
     seen_as::<S, T>(transport)
         .or_else(|| seen_as::<&S, T>(transport).copied())
         .or_else(|| seen_as::<&mut S, T>(transport).map(|socket| &**socket))
         .or_else(|| seen_as::<Box<S>, T>(transport).map(|socket| &**socket))
-        .or_else(|| seen_as::<Arc<S>, T>(transport).map(|socket| &**socket))
-        .or_else(|| seen_as::<Rc<S>, T>(transport).map(|socket| &**socket))
-        .or_else(|| seen_as::<&Arc<S>, T>(transport).map(|socket| &***socket))
         .map(AsFd::as_fd)
 }
 
@@ -44,4 +39,35 @@ fn seen_as<Known, T: ?Sized>(transport: &T) -> Option<&Known> {
     // SAFETY: the ids say that T is Known but for its lifetimes, so the pointer is aligned, and what it
     // points to is a Known that lives and isn't changed as long as the transport is borrowed.
     Some(unsafe { &*pointer })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_a_socket_is_asked_for_it() {
+        let (mut unix, _peer) = UnixStream::pair().unwrap();
+        let number = unix.as_raw_fd();
+        let found = |socket: Option<BorrowedFd<'_>>| socket.map(|socket| socket.as_raw_fd());
+        assert_eq!(found(of(&unix)), Some(number));
+        assert_eq!(found(of(&&unix)), Some(number));
+        assert_eq!(found(of(&&mut unix)), Some(number));
+        let boxed = Box::new(unix);
+        assert_eq!(found(of(&boxed)), Some(number));
+    }
+
+    #[test]
+    fn whoever_has_none_isnt() {
+        assert!(of(&Cursor::new([0; 8])).is_none());
+        assert!(of(&[0_u8; 64]).is_none());
+        assert!(of("a transport whose size isn't known").is_none());
+        let (unix, _peer) = UnixStream::pair().unwrap();
+        let hidden: &dyn std::any::Any = &unix;
+        assert!(of(hidden).is_none());
+        assert!(of(&[&unix, &unix]).is_none());
+    }
 }

@@ -162,6 +162,13 @@ impl Recorder {
     }
 }
 
+impl Ring {
+    /// Reads what is there, and forgets it.
+    pub(crate) fn discard_all(&mut self) {
+        while let Next::Record(_) = self.consumer.poll(&mut self.buffer).unwrap() {}
+    }
+}
+
 impl State {
     /// Everything that is in the ring.
     fn read_all(&mut self) {
