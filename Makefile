@@ -38,6 +38,10 @@ lint: install-build ## format, clippy, rustdoc: warnings are errors
 	scripts/test-mutations.sh --check
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
 
+.PHONY: rustls-api
+rustls-api: install-build ## rustls-mirror's public API: all that rustls has of what is wrapped, and as recorded in rustls-mirror/api.txt
+	scripts/rustls-api.py
+
 header: ## write include/mirror_hook.h anew from mirror-hook/src/capi.rs
 	UPDATE_HEADER=1 $(CARGO) test -p mirror-hook --test header
 
