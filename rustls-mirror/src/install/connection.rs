@@ -13,6 +13,11 @@ use crate::session::Session;
 /// nobody waits, and what passed meanwhile is declared lost.
 #[derive(Debug)]
 pub(super) struct Connection {
+    role: Role,
+    client_random: Option<[u8; 32]>,
+    /// Made for a client's 0-RTT data: the rest of the handshake makes another, which takes this one's
+    /// session over.
+    early: bool,
     inner: Mutex<Inner>,
     lost_sent: AtomicU64,
     lost_received: AtomicU64,
@@ -22,12 +27,8 @@ pub(super) struct Connection {
 struct Inner {
     session: Session,
     role: Role,
-    client_random: Option<[u8; 32]>,
     /// Until it has ended.
     handshake: Option<Arc<Handshake>>,
-    /// Made for a client's 0-RTT data: the rest of the handshake makes another, which takes this one's
-    /// session over.
-    early: bool,
     /// It has taken such a session over.
     had_early: bool,
     encrypter_keyed: bool,
@@ -46,9 +47,7 @@ impl Connection {
         let mut inner = Inner {
             session,
             role,
-            client_random: known.client_random,
             handshake: Some(Arc::clone(handshake)),
-            early,
             had_early: false,
             encrypter_keyed: false,
             decrypter_keyed: false,
@@ -56,6 +55,9 @@ impl Connection {
         };
         inner.learn(known.clone());
         Self {
+            role,
+            client_random: known.client_random,
+            early,
             inner: Mutex::new(inner),
             lost_sent: AtomicU64::new(0),
             lost_received: AtomicU64::new(0),
@@ -167,14 +169,15 @@ impl Connection {
     /// Takes over the session of `early`, which began with the 0-RTT data of this connection; if it is
     /// this one's.
     pub(super) fn take_over(&self, early: &Self) -> bool {
+        // First what needs no lock: this one may be any, and in use elsewhere.
+        let same = self.client_random.is_some() && self.client_random == early.client_random;
+        let clients = self.role == Role::Client && early.role == Role::Client;
+        if !same || !clients || self.early || !early.early {
+            return false;
+        }
         let (Some(mut to), Some(mut from)) = (try_lock(&self.inner), try_lock(&early.inner)) else {
             return false;
         };
-        let same = to.client_random.is_some() && to.client_random == from.client_random;
-        if !same || !from.early || to.early || to.role != Role::Client || from.role != Role::Client
-        {
-            return false;
-        }
         let facts = *from.session.facts_mut();
         std::mem::swap(&mut to.session, &mut from.session);
         *to.session.facts_mut() = facts;

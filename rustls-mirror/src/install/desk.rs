@@ -85,14 +85,16 @@ impl Seat {
 /// rustls has done something with a handshake's transcript on this thread.
 pub(super) fn touched(handshake: &Arc<Handshake>) {
     with_desk(|desk| {
+        let thread = desk.number();
+        handshake.moved_to(thread);
         desk.heir = None;
         desk.rekeyed = Weak::new();
         desk.handshakes
-            .retain(|known| !Arc::ptr_eq(known, handshake) && !known.is_done());
+            .retain(|known| !Arc::ptr_eq(known, handshake) && known.is_alive_on(thread));
         if desk.handshakes.len() == MAX_NESTED {
             desk.handshakes.remove(0);
         }
-        if !handshake.is_done() {
+        if handshake.is_alive_on(thread) {
             desk.handshakes.push(Arc::clone(handshake));
         }
     });
@@ -105,8 +107,10 @@ pub(super) fn created(direction: Direction, tls13: bool) -> Arc<Seat> {
         if direction == Direction::Received {
             desk.rekeyed = Weak::new();
         }
-        let mut recent = desk.handshakes.iter().rev();
-        recent.find_map(|handshake| handshake.claim(direction, tls13))
+        let thread = desk.number();
+        let recent = desk.handshakes.iter().rev();
+        let mut here = recent.filter(|handshake| handshake.is_alive_on(thread));
+        here.find_map(|handshake| handshake.claim(direction, tls13))
     });
     let claim = claim.flatten();
     let replaces = claim.as_ref().is_none_or(|claim| claim.may_follow_early);
@@ -209,5 +213,10 @@ impl Desk {
             heir: None,
             rekeyed: Weak::new(),
         }
+    }
+
+    /// A number that no other thread has at this time.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 }

@@ -1,5 +1,6 @@
 //! One handshake as its transcript tells it: who it is, and which keys it is about to make.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 use mirror_hook::event::{Direction, Role};
@@ -23,7 +24,13 @@ pub(super) enum Phase {
 
 /// What a transcript has said. Lives as long as rustls' transcript, whose hash feeds it.
 #[derive(Debug, Default)]
-pub(super) struct Handshake(Mutex<State>);
+pub(super) struct Handshake {
+    state: Mutex<State>,
+    /// The thread that touched it last.
+    thread: AtomicUsize,
+    /// It will make no keys any more that [`Handshake::claim`] would have to find.
+    done: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -60,9 +67,34 @@ pub(super) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 }
 
 impl Handshake {
+    /// For the thread that has the connection: one that had it before may still look whether it has.
+    /// Without the lock the handshake is given up, rather than known by half.
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        const TRIES: usize = 1000;
+        for _ in 0..TRIES {
+            if let Some(guard) = try_lock(&self.state) {
+                return Some(guard);
+            }
+            std::thread::yield_now();
+        }
+        self.done.store(true, Ordering::Relaxed);
+        None
+    }
+
+    /// The thread of this number has it now.
+    pub(super) fn moved_to(&self, thread: usize) {
+        // Who reads it has nothing to do with what is written around it; the lock orders the rest.
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Whether it may make keys on the thread of this number.
+    pub(super) fn is_alive_on(&self, thread: usize) -> bool {
+        self.thread.load(Ordering::Relaxed) == thread && !self.done.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the transcript.
     pub(super) fn update(&self, bytes: &[u8]) {
-        let Some(mut guard) = try_lock(&self.0) else {
+        let Some(mut guard) = self.lock() else {
             return;
         };
         let state = &mut *guard;
@@ -83,7 +115,7 @@ impl Handshake {
 
     /// The hash is read for good.
     pub(super) fn finish(&self) {
-        if let Some(mut state) = try_lock(&self.0) {
+        if let Some(mut state) = self.lock() {
             // Of all that rustls hashes, only this begins with a whole ClientHello and ends with nothing.
             let known = &state.hellos.known;
             state.for_early_keys = state.updates == 2
@@ -96,28 +128,25 @@ impl Handshake {
 
     /// rustls has dropped the transcript.
     pub(super) fn end(&self) {
-        if let Some(mut state) = try_lock(&self.0) {
+        if let Some(mut state) = self.lock() {
             state.over = true;
+            if !state.for_early_keys {
+                self.done.store(true, Ordering::Relaxed);
+            }
         }
     }
 
     pub(super) fn known(&self) -> Option<Known> {
-        try_lock(&self.0).map(|state| state.hellos.known.clone())
-    }
-
-    /// Whether it will make no keys any more that [`Handshake::claim`] would have to find.
-    pub(super) fn is_done(&self) -> bool {
-        try_lock(&self.0).is_none_or(|state| {
-            let last_made = state.decrypter_made || state.for_early_keys;
-            let never = state.over && !state.for_early_keys;
-            never || state.encrypter_made && last_made
-        })
+        self.lock().map(|state| state.hellos.known.clone())
     }
 
     /// Whether this handshake stands where rustls makes its first keys of this direction; they are then
     /// made, and won't be found a second time.
     pub(super) fn claim(self: &Arc<Self>, direction: Direction, tls13: bool) -> Option<Claim> {
-        let mut guard = try_lock(&self.0)?;
+        if self.done.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut guard = try_lock(&self.state)?;
         let state = &mut *guard;
         let role = state.role?;
         let sent = direction == Direction::Sent;
@@ -126,6 +155,9 @@ impl Handshake {
             state.encrypter_made = true;
         } else {
             state.decrypter_made = true;
+        }
+        if state.encrypter_made && (state.decrypter_made || state.for_early_keys) {
+            self.done.store(true, Ordering::Relaxed);
         }
         let connection = match state.connection.upgrade() {
             Some(connection) => connection,
