@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use mirror_hook::event::Direction;
 
 use super::connection::Connection;
-use super::handshake::{Handshake, Phase, try_lock};
+use super::handshake::{Evidence, Handshake, Phase, try_lock};
 
 /// Handshakes that may be in the middle of a call on one thread: one inside another, by callbacks.
 const MAX_NESTED: usize = 8;
@@ -22,6 +22,8 @@ thread_local! {
 struct Desk {
     /// Touched on this thread and not done with, the last one last.
     handshakes: Vec<Arc<Handshake>>,
+    /// Whose decrypter was made last, if its encrypter may follow.
+    opening: Option<Arc<Handshake>>,
     /// Made last, if what is dropped next can be what it replaces.
     heir: Option<Heir>,
     /// The connection whose decrypter was replaced last, until something else happens than its
@@ -32,8 +34,8 @@ struct Desk {
 #[derive(Debug)]
 struct Heir {
     seat: Weak<Seat>,
-    /// Its handshake is known: only keys for 0-RTT data of the same client can be what it replaces.
-    claimed: bool,
+    /// Whose first keys it was found to be.
+    claim: Option<(Arc<Handshake>, Evidence)>,
 }
 
 /// Whose a half is. Known when it is first used, not when it is made.
@@ -59,8 +61,6 @@ pub(super) struct Leaving {
     pub(super) ripe: bool,
     /// It has encrypted or decrypted nothing.
     pub(super) unused: bool,
-    /// The end of a client's 0-RTT data was sent with it.
-    pub(super) early_finished: bool,
 }
 
 impl Seat {
@@ -87,6 +87,7 @@ pub(super) fn touched(handshake: &Arc<Handshake>) {
     with_desk(|desk| {
         let thread = desk.number();
         handshake.moved_to(thread);
+        desk.opening = None;
         desk.heir = None;
         desk.rekeyed = Weak::new();
         desk.handshakes
@@ -102,19 +103,28 @@ pub(super) fn touched(handshake: &Arc<Handshake>) {
 
 /// rustls makes a half on this thread.
 pub(super) fn created(direction: Direction, tls13: bool) -> Arc<Seat> {
-    let claim = with_desk(|desk| {
+    let found = with_desk(|desk| {
+        let opening = desk.opening.take();
         desk.heir = None;
         if direction == Direction::Received {
             desk.rekeyed = Weak::new();
         }
+        if let Some(opening) = opening.filter(|_| direction == Direction::Sent) {
+            let claim = opening.claim(direction, tls13, true)?;
+            return Some((claim, opening));
+        }
         let thread = desk.number();
         let recent = desk.handshakes.iter().rev();
         let mut here = recent.filter(|handshake| handshake.is_alive_on(thread));
-        here.find_map(|handshake| handshake.claim(direction, tls13))
+        here.find_map(|handshake| {
+            let claim = handshake.claim(direction, tls13, false)?;
+            Some((claim, Arc::clone(handshake)))
+        })
     });
-    let claim = claim.flatten();
-    let replaces = claim.as_ref().is_none_or(|claim| claim.may_follow_early);
-    let claimed = claim.is_some();
+    let (claim, handshake) = found.flatten().unzip();
+    let encrypter_next = claim.as_ref().is_some_and(|claim| claim.encrypter_next);
+    let opening = handshake.clone().filter(|_| encrypter_next);
+    let claimed = handshake.zip(claim.as_ref().map(|claim| claim.evidence));
     let place = claim.map_or_else(Place::default, |claim| Place {
         connection: Some(claim.connection),
         phase: Some(claim.phase),
@@ -124,14 +134,14 @@ pub(super) fn created(direction: Direction, tls13: bool) -> Arc<Seat> {
         taken: AtomicBool::new(false),
         place: Mutex::new(place),
     });
-    if replaces && tls13 {
-        with_desk(|desk| {
-            desk.heir = Some(Heir {
-                seat: Arc::downgrade(&seat),
-                claimed,
-            });
-        });
-    }
+    let heir = tls13.then(|| Heir {
+        seat: Arc::downgrade(&seat),
+        claim: claimed,
+    });
+    with_desk(|desk| {
+        desk.opening = opening;
+        desk.heir = heir;
+    });
     seat
 }
 
@@ -139,45 +149,68 @@ pub(super) fn created(direction: Direction, tls13: bool) -> Arc<Seat> {
 pub(super) fn dropped(leaving: Leaving) {
     let noted = with_desk(|desk| {
         let rekeyed = std::mem::take(&mut desk.rekeyed);
+        desk.opening = None;
         desk.heir.take().map(|heir| (heir, rekeyed.upgrade()))
     });
     let Some((heir, rekeyed)) = noted.flatten() else {
         return;
     };
-    let (Some(seat), Some(connection)) = (heir.seat.upgrade(), leaving.place.connection) else {
+    let (Some(seat), Some(connection)) = (heir.seat.upgrade(), leaving.place.connection.clone())
+    else {
         return;
     };
-    let untouched = seat.direction == leaving.direction && !seat.taken.load(Ordering::Relaxed);
-    let quic = leaving.unused && connection.may_be_quic();
-    let Some(phase) = leaving.place.phase.filter(|_| untouched) else {
-        return;
-    };
+    if seat.direction == leaving.direction && !seat.taken.load(Ordering::Relaxed) {
+        succeed(&seat, heir.claim, &leaving, connection, rekeyed);
+    }
+}
+
+/// The half in `seat` was made right before `leaving` was given up, which was of `connection`.
+fn succeed(
+    seat: &Seat,
+    claim: Option<(Arc<Handshake>, Evidence)>,
+    leaving: &Leaving,
+    connection: Arc<Connection>,
+    rekeyed: Option<Arc<Connection>>,
+) {
     let sent = leaving.direction == Direction::Sent;
-    if heir.claimed {
-        let own = seat.look().connection;
-        if phase == Phase::Early
-            && own.is_some_and(|own| !Arc::ptr_eq(&own, &connection) && own.take_over(&connection))
-        {
-            // The session is the heir's now.
-            if let Some(own) = seat.look().connection {
-                own.early_ended(leaving.early_finished);
-            }
-        }
-        return;
-    }
-    let next = match phase {
-        Phase::Early => Phase::Handshake,
-        Phase::Handshake if leaving.ripe || quic => Phase::Traffic,
+    let quic = leaving.unused && connection.may_be_quic();
+    let next = match leaving.place.phase {
+        Some(Phase::Early) => Phase::Handshake,
+        Some(Phase::Handshake) if leaving.ripe || quic => Phase::Traffic,
         // rustls makes them twice where a HelloRetryRequest came upon 0-RTT data.
-        Phase::Handshake if sent && leaving.unused && connection.had_early() => Phase::Handshake,
-        Phase::Traffic if leaving.ripe => Phase::Traffic,
-        Phase::Handshake | Phase::Traffic | Phase::Whole => return,
+        Some(Phase::Handshake) if sent && leaving.unused && connection.had_early() => {
+            Phase::Handshake
+        }
+        Some(Phase::Traffic) if leaving.ripe => Phase::Traffic,
+        _ => return,
     };
-    if sent && phase == Phase::Early {
-        connection.early_ended(leaving.early_finished);
+    let early_ends = sent && leaving.place.phase == Some(Phase::Early);
+    if let Some((handshake, evidence)) = claim {
+        match evidence {
+            Evidence::SameClient if early_ends => {
+                if let Some(own) = seat.look().connection
+                    && own.take_over(&connection)
+                {
+                    own.early_ended(leaving.ripe);
+                }
+                return;
+            }
+            Evidence::Ripe if early_ends && !leaving.ripe => {
+                // Either of two: whose it is can't be known.
+                seat.put(Place::default());
+                return;
+            }
+            Evidence::Ripe | Evidence::SameClient if !leaving.ripe => return,
+            _ => handshake.unclaim(leaving.direction),
+        }
     }
-    if quic && next == Phase::Traffic {
+    if early_ends {
+        connection.early_ended(leaving.ripe);
+    }
+    if quic && sent && next == Phase::Traffic {
         connection.is_quic();
+        // No record will come either way, and a server may keep its decrypter for 0-RTT data until now.
+        connection.keyed(Direction::Received);
     }
     let connection = match rekeyed {
         // The decrypter's is the one that has seen the whole handshake.
@@ -210,6 +243,7 @@ impl Desk {
     const fn new() -> Self {
         Self {
             handshakes: Vec::new(),
+            opening: None,
             heir: None,
             rekeyed: Weak::new(),
         }

@@ -20,6 +20,8 @@ pub(super) struct Half {
     /// As unpaired.
     counted: bool,
     messages: Framing,
+    /// The last record was of the handshake.
+    last_was_handshake: bool,
 }
 
 /// What a record carries.
@@ -49,6 +51,7 @@ impl Half {
             used: false,
             counted: false,
             messages: Framing::default(),
+            last_was_handshake: false,
         }
     }
 
@@ -62,6 +65,7 @@ impl Half {
             self.used = true;
             self.place = self.seat.take();
         }
+        self.last_was_handshake = content == Content::Handshake;
         match content {
             Content::ApplicationData => {
                 if let Some(connection) = &self.place.connection {
@@ -124,16 +128,16 @@ impl Drop for Half {
         } else {
             self.seat.look()
         };
-        let last = self.messages.last();
+        let last = self.messages.last().filter(|_| self.last_was_handshake);
         desk::dropped(Leaving {
             direction: self.direction,
             ripe: match place.phase {
                 Some(Phase::Handshake) => last == Some(FINISHED),
                 Some(Phase::Traffic) => last == Some(KEY_UPDATE),
+                Some(Phase::Early) => last == Some(END_OF_EARLY_DATA),
                 _ => false,
             },
             unused: !self.used,
-            early_finished: last == Some(END_OF_EARLY_DATA),
             place,
         });
     }

@@ -53,8 +53,22 @@ struct State {
 pub(super) struct Claim {
     pub(super) connection: Arc<Connection>,
     pub(super) phase: Phase,
-    /// In the place of these keys there may be ones for 0-RTT data now.
-    pub(super) may_follow_early: bool,
+    /// Its encrypter is made right behind it, or isn't this handshake's first.
+    pub(super) encrypter_next: bool,
+    /// By what dropping others directly behind shows that it was a mistake.
+    pub(super) evidence: Evidence,
+}
+
+/// rustls drops the keys that new ones replace as soon as these are made. Keys found by their handshake
+/// are its first, and replace none; but what is dropped may also be of a connection that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// rustls does something else first, or would drop the other direction first: they were replaced.
+    Any,
+    /// Only keys that stand where they are replaced.
+    Ripe,
+    /// The same, but for those of the same client's 0-RTT data, which these may replace.
+    SameClient,
 }
 
 /// The guard of a lock that nobody waits for; what a panic left behind is taken as it is.
@@ -141,22 +155,31 @@ impl Handshake {
     }
 
     /// Whether this handshake stands where rustls makes its first keys of this direction; they are then
-    /// made, and won't be found a second time.
-    pub(super) fn claim(self: &Arc<Self>, direction: Direction, tls13: bool) -> Option<Claim> {
-        if self.done.load(Ordering::Relaxed) {
-            return None;
-        }
+    /// made, and won't be found a second time. `next`: its decrypter was made right before.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        direction: Direction,
+        tls13: bool,
+        next: bool,
+    ) -> Option<Claim> {
         let mut guard = try_lock(&self.state)?;
         let state = &mut *guard;
         let role = state.role?;
         let sent = direction == Direction::Sent;
         let phase = state.due(sent, tls13)?;
+        // All but a TLS 1.3 server make both at once. Where a client doesn't, its encrypter takes the
+        // place of the one for 0-RTT data later, and is known by that.
+        let both_at_once = role == Role::Client || !tls13;
+        if sent && both_at_once && !next && phase != Phase::Early {
+            return None;
+        }
         if sent {
             state.encrypter_made = true;
         } else {
             state.decrypter_made = true;
         }
-        if state.encrypter_made && (state.decrypter_made || state.for_early_keys) {
+        let last = both_at_once || state.encrypter_made && state.decrypter_made;
+        if last {
             self.done.store(true, Ordering::Relaxed);
         }
         let connection = match state.connection.upgrade() {
@@ -170,8 +193,26 @@ impl Handshake {
         Some(Claim {
             connection,
             phase,
-            may_follow_early: sent && role == Role::Client && phase == Phase::Handshake,
+            encrypter_next: !sent && both_at_once,
+            evidence: match (role, phase) {
+                _ if !sent => Evidence::Any,
+                (Role::Server, _) => Evidence::Any,
+                (Role::Client, Phase::Handshake) => Evidence::SameClient,
+                (Role::Client, _) => Evidence::Ripe,
+            },
         })
+    }
+
+    /// Takes a claim back that was a mistake: what was made replaces keys of another connection.
+    pub(super) fn unclaim(&self, direction: Direction) {
+        if let Some(mut state) = self.lock() {
+            match direction {
+                Direction::Sent => state.encrypter_made = false,
+                Direction::Received => state.decrypter_made = false,
+            }
+            self.done
+                .store(state.over && !state.for_early_keys, Ordering::Relaxed);
+        }
     }
 }
 

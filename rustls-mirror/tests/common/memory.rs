@@ -9,6 +9,7 @@ use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, Ser
 use super::tls::name;
 
 /// A client and its server, and what is on the way between them.
+#[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) client: ClientConnection,
     pub(crate) server: ServerConnection,
@@ -52,6 +53,21 @@ impl Wire {
         let from_server = carry(&mut self.server, &mut self.to_client);
         let gave = take(&mut self.client, &mut self.to_client)?;
         Ok(from_client | took | from_server | gave)
+    }
+
+    /// The first `count` quarters of what [`Wire::settle`] would do: the client speaks, the server hears,
+    /// it speaks, the client hears. `false`: nothing was left to do.
+    pub(crate) fn quarters(&mut self, count: usize) -> bool {
+        let mut any = false;
+        for quarter in 0..count {
+            match quarter % 4 {
+                0 => any |= carry(&mut self.client, &mut self.to_server),
+                1 => any |= take(&mut self.server, &mut self.to_server).unwrap(),
+                2 => any |= carry(&mut self.server, &mut self.to_client),
+                _ => any |= take(&mut self.client, &mut self.to_client).unwrap(),
+            }
+        }
+        any
     }
 
     /// What the client has to say, without telling the server.

@@ -6,8 +6,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PKCS_ED25519,
 };
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 const DOMAIN: &str = "mirror.test";
@@ -86,6 +88,15 @@ pub(crate) fn client_config_of(
         .with_no_client_auth()
 }
 
+/// What [`client_config`] verifies servers with.
+pub(crate) fn verifier(provider: Arc<CryptoProvider>) -> Arc<WebPkiServerVerifier> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().issuer.clone()).unwrap();
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .unwrap()
+}
+
 /// Serves every `NAME.mirror.test`.
 pub(crate) fn server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
     ServerConfig::builder_with_provider(provider)
@@ -93,6 +104,37 @@ pub(crate) fn server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(identity().chain.clone(), identity().key.clone_key())
+        .unwrap()
+}
+
+/// As [`server_config`], and asks the client for a certificate, which [`authenticated`] has.
+pub(crate) fn demanding_config(provider: Arc<CryptoProvider>) -> ServerConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().issuer.clone()).unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity().chain.clone(), identity().key.clone_key())
+        .unwrap()
+}
+
+/// As [`client_config_of`], with a certificate of its own.
+pub(crate) fn authenticated(
+    provider: Arc<CryptoProvider>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity().issuer.clone()).unwrap();
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity().chain.clone(), identity().key.clone_key())
         .unwrap()
 }
 
