@@ -147,7 +147,7 @@ fn for_our_certificate(suite: SupportedCipherSuite) -> SupportedCipherSuite {
         },
         prf_provider: base.prf_provider,
         kx: base.kx,
-        sign: &[SignatureScheme::ECDSA_NISTP256_SHA256],
+        sign: &[SignatureScheme::ED25519],
         aead_alg: base.aead_alg,
     })))
 }
@@ -461,4 +461,99 @@ fn refused_handshakes_leave_nothing() {
             assert!(session.sent().is_empty() && session.received().is_empty());
         }
     }
+}
+
+#[test]
+fn wrapped_connections_with_a_wrapped_provider_are_mirrored_once() {
+    let recorder = recorder::start();
+    let (client, server) = configs();
+    let mut client =
+        rustls_mirror::ClientConnection::new(Arc::new(client), tls::name("twice")).unwrap();
+    let mut server = rustls_mirror::ServerConnection::new(Arc::new(server)).unwrap();
+    client.writer().write_all(b"once").unwrap();
+    let mut text = Vec::new();
+    while text.is_empty() {
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        client.write_tls(&mut there).unwrap();
+        server.read_tls(&mut &there[..]).unwrap();
+        server.process_new_packets().unwrap();
+        while server.wants_write() {
+            server.write_tls(&mut back).unwrap();
+        }
+        let mut back = &back[..];
+        while !back.is_empty() {
+            client.read_tls(&mut back).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        // Nothing there yet is no error here.
+        let _nothing = server.reader().read_to_end(&mut text);
+    }
+    assert_eq!(text, b"once");
+    assert_eq!(recorder.session("twice", Role::Client).sent(), b"once");
+    assert_eq!(recorder.session("twice", Role::Server).received(), b"once");
+}
+
+/// The API without buffers, whose records don't go by the wrappers.
+#[test]
+fn unbuffered_connections() {
+    use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+
+    let recorder = recorder::start();
+    let (client, server) = configs();
+    let mut client =
+        rustls::client::UnbufferedClientConnection::new(Arc::new(client), tls::name("unbuffered"))
+            .unwrap();
+    let mut wire = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+    let (mut incoming, mut outgoing, mut answer) = (Vec::new(), Vec::new(), Vec::new());
+    let mut asked = false;
+    for _ in 0..100 {
+        let UnbufferedStatus { discard, state } = client.process_tls_records(&mut incoming);
+        let mut used = discard;
+        match state.unwrap() {
+            ConnectionState::EncodeTlsData(mut data) => {
+                let mut buffer = vec![0; 20_000];
+                match data.encode(&mut buffer) {
+                    Ok(count) => outgoing.extend_from_slice(&buffer[..count]),
+                    Err(EncodeError::AlreadyEncoded) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            ConnectionState::WriteTraffic(mut traffic) if !asked => {
+                let mut buffer = vec![0; 1000];
+                let count = traffic.encrypt(b"a question", &mut buffer).unwrap();
+                outgoing.extend_from_slice(&buffer[..count]);
+                asked = true;
+            }
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record.unwrap();
+                    used += record.discard;
+                    answer.extend_from_slice(record.payload);
+                }
+            }
+            _ => {}
+        }
+        incoming.drain(..used);
+        let mut from_client = &outgoing[..];
+        while !from_client.is_empty() {
+            wire.read_tls(&mut from_client).unwrap();
+            wire.process_new_packets().unwrap();
+        }
+        outgoing.clear();
+        if read_all(&mut wire) == b"a question" {
+            write_all(&mut wire, b"an answer");
+        }
+        while wire.wants_write() {
+            wire.write_tls(&mut incoming).unwrap();
+        }
+        if answer == b"an answer" {
+            break;
+        }
+    }
+    assert_eq!(answer, b"an answer");
+    let session = recorder.session("unbuffered", Role::Client);
+    assert_eq!(session.sent(), b"a question");
+    assert_eq!(session.received(), b"an answer");
+    assert!(session.meta().handshake_done);
 }

@@ -217,7 +217,7 @@ impl Handshake {
 }
 
 impl State {
-    /// Which keys are due now, see the table in the module above.
+    /// Which keys are due now: the table in the module above.
     fn due(&self, sent: bool, tls13: bool) -> Option<Phase> {
         let made = if sent {
             self.encrypter_made

@@ -1,4 +1,75 @@
 //! The wrapped crypto provider: mirrors what is made with it, without touching the code that makes it.
+//!
+//! ```text
+//!   rustls, one connection           this module
+//!   ----------------------           -----------
+//!   transcript hash ───────────────> Handshake   both hellos: randoms, name, version, cipher, ALPN
+//!   makes keys, drops keys ────────> desk        whose half is it? one answer for each thread
+//!   encrypts, decrypts a record ───> Half ─────> Connection ─> Session ─> mirror_hook
+//! ```
+//!
+//! Each cipher suite of a provider is made anew with its hash and its record protection wrapped
+//! ([`provider`], the one file that depends on rustls' version). Of records only application data is
+//! mirrored, after it was encrypted or decrypted with success: records of rejected 0-RTT data, which a
+//! server tries to decrypt in vain, count for nothing. Alerts end a direction or the connection.
+//!
+//! # No secret is seen
+//! The hash gets the handshake's messages, which both peers see, and nothing else: rustls derives keys
+//! and authenticates messages by a suite's `hkdf_provider` and `prf_provider`, which are left alone. Keys
+//! are handed on unread. Of messages, the two hellos and EncryptedExtensions are looked into; of all
+//! others only their type and length.
+//!
+//! # Whose a half is
+//! rustls makes encrypters and decrypters without saying for which connection. It makes them in the
+//! middle of a call, on the thread of that call, and a connection is in no two calls at a time. Two facts
+//! tell (the places are those of rustls 0.23.46):
+//!
+//! *First keys follow their handshake's transcript* (`Handshake::claim`). The handshake that this thread
+//! touched last, and that stands where first keys are made, is the one:
+//!
+//! | end | first keys | where the transcript stands |
+//! |---|---|---|
+//! | 1.3 client, 0-RTT | encrypter | hash of a whole ClientHello and nothing, read for good |
+//! | 1.3 client | decrypter, and right behind it the encrypter if no 0-RTT data is under way | both hellos; the hash was read |
+//! | 1.3 server | decrypter for 0-RTT data, where a session is resumed | ServerHello was added |
+//! | 1.3 server | encrypter | both hellos; the hash was read |
+//! | 1.3 server | decrypter, if there was none for 0-RTT data | its own flight was added |
+//! | 1.2, both | decrypter, and right behind it the encrypter | ClientKeyExchange or CertificateVerify; ServerHello, if resumed |
+//!
+//! None of these lasts beyond the call: what is due in it is made, once, or the handshake fails and its
+//! transcript is dropped. (A hash for a PSK binder has no whole ClientHello; a HelloRetryRequest starts
+//! another transcript; forked hashes aren't seen.) So a handshake at rest, on whichever thread, dropped or
+//! not, claims nothing, and of those that are in a call on this thread, one inside another's callbacks,
+//! the innermost was touched last.
+//!
+//! *Later keys replace others* (`desk::dropped`). rustls puts new keys where the old ones were: with nothing
+//! between, the new half is made and the old one dropped, on one thread. The new half is of the old one's
+//! connection, if the old one stands where keys are replaced: the last record that passed was a Finished,
+//! an EndOfEarlyData, or a KeyUpdate. The same, seen right behind a claim, shows that the claim was a
+//! mistake, which only a callback can bring about (a key log that does TLS, between an outer
+//! handshake's transcript and its keys); the claim is taken back then.
+//!
+//! A client's 0-RTT data has a session before the ServerHello has come. The rest of the handshake takes
+//! that over where rustls replaces the encrypter, either at once, or with the decrypter right
+//! before; both must have hashed the same client random, which this process has drawn.
+//!
+//! Until its first record a half may change its place; from then on it doesn't. EncryptedExtensions
+//! tell which end it is by their direction; where that contradicts, nothing is mirrored of the connection.
+//! A half of which nothing is known is no session: it is counted by [`unpaired`], and its text isn't mirrored.
+//!
+//! # QUIC
+//! rustls makes these keys for QUIC, too, and never uses them: a connection whose hello has QUIC's
+//! parameters and whose handshake keys are replaced unused is announced as QUIC, without text. The keys
+//! that QUIC uses don't come by here.
+//!
+//! # What isn't seen
+//! - A configuration with a provider of its own, that isn't [`mirrored`]: quinn's and reqwest's features
+//!   that choose one, or a call of `builder_with_provider(ring::default_provider())`.
+//! - Addresses: the agent finds them by the randoms on the wire. With Encrypted Client Hello, the hello of
+//!   the transcript isn't the one on the wire; its random is left unknown.
+//! - What is decrypted and never read counts as received; what waits in rustls' buffer for the
+//!   handshake's end counts as sent when it is encrypted.
+//! - Whoever takes the secrets out (`dangerous_extract_secrets`, kernel TLS) ends the session with it.
 
 mod connection;
 mod desk;

@@ -76,18 +76,7 @@ pub(crate) fn start() -> &'static Recorder {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent");
         let agent = Agent::listen(&path);
-        let uid = rustix::process::getuid().as_raw().to_string();
-        let variables = [
-            ("SSLCOLLECTOR_SOCKET", path.to_str().unwrap()),
-            ("SSLCOLLECTOR_AGENT_UID", &uid),
-            ("SSLCOLLECTOR_RING_BYTES", &RING_BYTES.to_string()),
-            // A test that says more than the ring holds waits for its recorder.
-            ("SSLCOLLECTOR_WAIT_MS", &MAX_WAIT_MS.to_string()),
-        ];
-        for (name, value) in variables {
-            // SAFETY: the other threads of a test read the environment through std, which locks it.
-            unsafe { std::env::set_var(name, value) };
-        }
+        point_at(&path, RING_BYTES);
         hook::handshake();
         Recorder {
             state: Mutex::new(State {
@@ -106,6 +95,22 @@ pub(crate) fn start() -> &'static Recorder {
         });
     });
     recorder
+}
+
+/// Tells the hook of this process, which must not have begun, of an agent at `path`.
+pub(crate) fn point_at(path: &Path, ring_bytes: u64) {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let variables = [
+        ("SSLCOLLECTOR_SOCKET", path.to_str().unwrap()),
+        ("SSLCOLLECTOR_AGENT_UID", &uid),
+        ("SSLCOLLECTOR_RING_BYTES", &ring_bytes.to_string()),
+        // A test that says more than the ring holds waits for its recorder.
+        ("SSLCOLLECTOR_WAIT_MS", &MAX_WAIT_MS.to_string()),
+    ];
+    for (name, value) in variables {
+        // SAFETY: the other threads of a test read the environment through std, which locks it.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 impl Recorder {
