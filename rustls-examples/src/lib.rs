@@ -3,7 +3,7 @@
 //!
 //! | program | what it is built on | mirrored by |
 //! |---|---|---|
-//! | `hyper-server` | hyper 1, tokio-rustls | nobody so far |
+//! | `hyper-server` | hyper 1, tokio | `rustls_mirror::tokio` in place of tokio-rustls |
 //! | `blocking-client` | rustls over a `TcpStream` | `rustls_mirror` in place of rustls |
 //! | `axum-service` | axum, axum-server | `rustls_mirror::install` |
 //! | `tonic-service` | tonic (gRPC), server and client | `rustls_mirror::install` |

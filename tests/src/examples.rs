@@ -72,14 +72,14 @@ pub fn script(place: &Place, service: &Service, clients: &[String]) -> String {
     let address = place.path("out/address");
     let address = address.display();
     let mut script = format!(
-        "{}>'{address}' & server=$!\n\
+        "{}>'{address}' & server=$!\ntrap 'kill $server' EXIT\n\
          until [ -s '{address}' ]; do kill -0 $server || exit 8; sleep 0.02; done\n",
         shell(&words)
     );
     for client in clients {
-        script += &format!("{client} || {{ kill $server; exit 9; }}\n");
+        script += &format!("{} || exit 9\n", client.trim_end());
     }
-    script + "kill $server\nwait $server\n"
+    script + "trap - EXIT\nkill $server\nwait $server\n"
 }
 
 /// What nobody objects to: the rules of forging, tshark, capinfos and Suricata, which has seen each flow from

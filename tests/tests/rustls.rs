@@ -2,8 +2,9 @@
 //! HTTP/1.1, HTTP/2 and gRPC, one end mirrored or both.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
-use mirror_tests::curl::Transfer;
+use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::examples::{
     ask, assert_all_succeeded, assert_events, assert_words, client, curl_http2, end, h2load, judge,
     script, server, sha256, shell, start,
@@ -11,7 +12,7 @@ use mirror_tests::examples::{
 use mirror_tests::judges::{FileInfo, HttpEvent, Verdict, exported_objects, http2_messages};
 use mirror_tests::place::{HOST, Place, content};
 use mirror_tests::process::run;
-use mirror_tests::service::{Clients, How};
+use mirror_tests::service::{Clients, How, Seen};
 use mirror_tests::sslcollector::run_to;
 use mirror_tests::streams::{Flow, Stream};
 
@@ -94,6 +95,16 @@ fn assert_files(place: &Place, verdict: &Verdict, counts: &[(usize, usize)]) {
         let seen = verdict.files.iter().filter(same).count();
         assert_eq!(seen, *count, "bodies of {size} bytes");
     }
+}
+
+#[test]
+fn hyper_http1() {
+    http1("hyper-server", WRAPPED);
+}
+
+#[test]
+fn hyper_http2() {
+    http2("hyper-server", WRAPPED);
 }
 
 #[test]
@@ -221,8 +232,49 @@ fn clients_alone() {
 }
 
 #[test]
+fn clients_and_hyper() {
+    clients("hyper-server", Some(WRAPPED));
+}
+
+#[test]
 fn clients_and_axum() {
     clients("axum-service", Some(INSTALLED));
+}
+
+/// OpenSSL at one end, rustls at the other, both mirrored: each connection is shown once, as curl tells it.
+fn patched_curl(name: &str, tls: Tls) {
+    let place = Place::new(&SIZES);
+    let service = server(&place, name);
+    let transfers = [
+        Transfer::get("get", MIB),
+        Transfer::post(300_000),
+        Transfer::many(20_000, 5),
+    ];
+    let at = (IpAddr::V4(Ipv4Addr::LOCALHOST), service.port);
+    let lines = transfers.each_ref().map(|one| one.script(&place, at, tls));
+    let mut mirror = run_to(&place.path("capture.pcapng"), &["--ring-size", RING]);
+    let output = run(mirror.args(["sh", "-c", &script(&place, &service, &lines)]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert!(
+        said.contains("3 sessions mirrored at both ends: one copy"),
+        "{said}"
+    );
+
+    let truths = transfers.map(|one| (one.clone(), one.truth(&place)));
+    let (flows, verdict) = judge(&place);
+    Seen { flows, said }.assert_exact(&truths, &["sni=mirror.test"]);
+    assert_events(&verdict, &truths);
+}
+
+#[test]
+fn patched_curl_and_hyper() {
+    patched_curl("hyper-server", Tls::V1_3);
+}
+
+#[test]
+fn patched_curl_and_axum() {
+    patched_curl("axum-service", Tls::V1_2);
 }
 
 /// A call and a stream of messages: what the client says comes back, and the mirror has it in both directions.

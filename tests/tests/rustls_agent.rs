@@ -110,8 +110,18 @@ fn ring_full(name: &str) {
 }
 
 #[test]
+fn hyper_whose_agent_is_killed() {
+    agent_killed("hyper-server");
+}
+
+#[test]
 fn axum_whose_agent_is_killed() {
     agent_killed("axum-service");
+}
+
+#[test]
+fn hyper_whose_ring_is_full() {
+    ring_full("hyper-server");
 }
 
 #[test]

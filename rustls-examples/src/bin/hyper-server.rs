@@ -5,7 +5,12 @@
 //! POST, PUT        the body comes back
 //! ```
 //!
-//! Not mirrored so far: it stands for a server that nobody mirrors.
+//! What was changed to have it mirrored:
+//!
+//! ```diff
+//! -use tokio_rustls::TlsAcceptor;
+//! +use rustls_mirror::tokio::TlsAcceptor;
+//! ```
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -22,8 +27,8 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
 use rustls_examples::{announce, arguments, ended, file, identity, told_to_end};
+use rustls_mirror::tokio::TlsAcceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 /// How long connections may take to end once the server is to.
 const PATIENCE: Duration = Duration::from_secs(10);
