@@ -77,6 +77,12 @@ bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx
 	@patched=$$(openssl-compat/build.sh 3.0) && stock=$$(openssl-compat/build.sh 3.0 --unpatched) && \
 		PATCHED_LIBSSL=$$patched STOCK_LIBSSL=$$stock/libssl.so.3 $(TARGET)/release/hook
 
+.PHONY: bench-rustls
+bench-rustls: ## what rustls-mirror costs: a write, and hyper under wrk, by the wrappers and by install(), against bare rustls
+	@scripts/install-peers.sh build bench
+	@$(CARGO) build --release -q -p sslcollector -p mirror-benches
+	@$(TARGET)/release/rustls
+
 .PHONY: attach-faults
 attach-faults: openssl ## each system call of attach, at each place, with each error it can give
 	@scripts/install-peers.sh build demo test

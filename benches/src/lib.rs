@@ -2,7 +2,11 @@
 //!
 //! Each is a binary in `src/bin`, started by `make bench-NAME`; its last line is `FIGURES {json}`.
 
+pub mod caller;
+pub mod figures;
+pub mod reader;
 pub mod rounds;
+pub mod wrk;
 
 use std::time::{Duration, Instant};
 

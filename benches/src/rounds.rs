@@ -37,6 +37,12 @@ impl Rounds {
         median(&mut self.0[contender].clone())
     }
 
+    /// Median of the rounds' differences of two contenders, a less b.
+    pub fn difference(&self, a: usize, b: usize) -> f64 {
+        let pairs = self.0[a].iter().zip(&self.0[b]);
+        median(&mut pairs.map(|(a, b)| a - b).collect::<Vec<_>>())
+    }
+
     /// Median of the rounds' ratios of two contenders.
     pub fn ratio(&self, a: usize, b: usize) -> f64 {
         let pairs = self.0[a].iter().zip(&self.0[b]);

@@ -8,10 +8,10 @@
 
 mod calls;
 mod counts;
-mod figures;
 mod nginx;
 mod programs;
-mod reader;
+
+use mirror_benches::{figures, reader};
 
 fn main() -> anyhow::Result<()> {
     let parts: Vec<String> = std::env::args().skip(1).collect();

@@ -13,7 +13,7 @@ use anyhow::{anyhow, ensure};
 
 /// A thread that reads rings. It ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     socket: PathBuf,
     stop: Arc<AtomicBool>,
     attached: Arc<AtomicBool>,
@@ -24,7 +24,7 @@ pub(crate) struct Reader {
 
 /// What becomes of the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reads {
+pub enum Reads {
     /// They are read.
     All,
     /// They are granted, and then left alone.
@@ -32,7 +32,11 @@ pub(crate) enum Reads {
 }
 
 impl Reader {
-    pub(crate) fn start(socket: &Path, reads: Reads) -> anyhow::Result<Self> {
+    /// Listens at `socket` for one process to come.
+    ///
+    /// # Errors
+    /// The socket can't be made.
+    pub fn start(socket: &Path, reads: Reads) -> anyhow::Result<Self> {
         let socket = socket.to_owned();
         let mut intake = Intake::new(IntakeConfig::private(socket.clone()))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -78,7 +82,7 @@ impl Reader {
     }
 
     /// Lets a program that is going to be started find this reader.
-    pub(crate) fn mirrors(&self, command: &mut Command) {
+    pub fn mirrors(&self, command: &mut Command) {
         let user = rustix::process::geteuid().as_raw();
         command
             .env("SSLCOLLECTOR_SOCKET", &self.socket)
@@ -86,7 +90,10 @@ impl Reader {
     }
 
     /// Waits until so much clear text was read, in all.
-    pub(crate) fn wait_read(&self, bytes: u64) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_read(&self, bytes: u64) -> anyhow::Result<()> {
         let begin = Instant::now();
         while self.text_bytes.load(Ordering::Relaxed) < bytes {
             ensure!(
@@ -100,7 +107,10 @@ impl Reader {
     }
 
     /// Waits until a process has been given its ring.
-    pub(crate) fn wait_attached(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_attached(&self) -> anyhow::Result<()> {
         let begin = Instant::now();
         while !self.attached.load(Ordering::Acquire) {
             ensure!(
@@ -113,7 +123,10 @@ impl Reader {
     }
 
     /// Ends it; what it has counted.
-    pub(crate) fn finish(mut self) -> anyhow::Result<IntakeStats> {
+    ///
+    /// # Errors
+    /// It has panicked.
+    pub fn finish(mut self) -> anyhow::Result<IntakeStats> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().ok_or_else(|| anyhow!("runs once"))?;
         thread.join().map_err(|_| anyhow!("the reader panicked"))

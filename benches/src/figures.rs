@@ -4,10 +4,11 @@ use std::fmt;
 
 /// Named numbers, in the order in which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(Vec<(String, f64)>);
+pub struct Figures(Vec<(String, f64)>);
 
 impl Figures {
-    pub(crate) fn add(&mut self, name: &str, value: f64) {
+    /// Adds one.
+    pub fn add(&mut self, name: &str, value: f64) {
         self.0.push((name.to_owned(), value));
     }
 }
