@@ -578,3 +578,21 @@ fn who_takes_the_secrets_out_leaves_the_mirror() {
     assert!(recorded.is_closed());
     drop(server);
 }
+
+#[test]
+fn what_its_provider_mirrors_isnt_mirrored_twice() {
+    let recorder = recorder::start();
+    let provider = Arc::new(rustls::mirrored((*tls::ring()).clone()));
+    let client = Arc::new(tls::client_config(Arc::clone(&provider)));
+    let server = Arc::new(tls::server_config(provider));
+    let (mut client, mut server) = ends_of("twice", &(client, server));
+    handshake(&mut client, &mut server);
+    client.writer().write_all(b"once").unwrap();
+    client.send_close_notify();
+    transfer(&mut client, &mut server).unwrap();
+    assert_eq!(read_all(&mut server), b"once");
+    drop((client, server));
+    // Each end's one session.
+    assert_eq!(recorder.session("twice", Role::Client).sent(), b"once");
+    assert_eq!(recorder.session("twice", Role::Server).received(), b"once");
+}
