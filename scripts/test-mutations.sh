@@ -5,7 +5,8 @@
 #   scripts/test-mutations.sh [NAME…]      tests/mutations/NAME.patch; no name: all of them
 #   scripts/test-mutations.sh --check      only whether all of them still apply
 #
-# The head of each patch names the test that must object, as `Test: BINARY TEST`. Before any mutation
+# The head of each patch names the test that must object, as `Test: BINARY TEST`, and behind it the package, if
+# that isn't mirror-tests. Before any mutation
 # these tests have to pass. Programs and the patched library must be there (make test-mutations).
 set -euo pipefail
 
@@ -46,19 +47,19 @@ test_of() { sed -n 's/^Test: *//p' "$1" | head -n 1; }
 
 # The hook is in the library, the rest in the binary; a mutation may be of either.
 build() {
-    openssl-compat/build.sh && cargo build --package sslcollector && cargo test --package mirror-tests --no-run
+    openssl-compat/build.sh && cargo build --package sslcollector && cargo test --package mirror-tests --package rustls-mirror --no-run
 } >"$copy/log" 2>&1
 
-# run_test BINARY TEST
+# run_test BINARY TEST [PACKAGE]
 run_test() {
-    cargo test --package mirror-tests --test "$1" -- --exact "$2" >"$copy/log" 2>&1 </dev/null &&
+    cargo test --package "${3:-mirror-tests}" --test "$1" -- --exact "$2" >"$copy/log" 2>&1 </dev/null &&
         grep -q '^test result: ok. 1 passed' "$copy/log"
 }
 
 say "building without a mutation"
 build || { tail -n 30 "$copy/log"; exit 1; }
-for patch in "$@"; do test_of "$patch"; done | sort -u | while read -r binary name; do
-    run_test "$binary" "$name" || {
+for patch in "$@"; do test_of "$patch"; done | sort -u | while read -r binary name package; do
+    run_test "$binary" "$name" "$package" || {
         tail -n 30 "$copy/log"
         say "$binary $name fails without any mutation (or isn't there)"
         exit 1
@@ -68,7 +69,7 @@ done
 survivors=0
 for patch in "$@"; do
     mutation=$(basename "$patch" .patch)
-    read -r binary name <<<"$(test_of "$patch")"
+    read -r binary name package <<<"$(test_of "$patch")"
     patch --quiet --forward -p1 <"$patch" || {
         say "$mutation: the patch doesn't apply any more"
         exit 1
@@ -78,7 +79,7 @@ for patch in "$@"; do
         say "$mutation: doesn't build; a mutation has to"
         exit 1
     }
-    if run_test "$binary" "$name"; then
+    if run_test "$binary" "$name" "$package"; then
         say "$mutation: SURVIVES $binary $name"
         survivors=$((survivors + 1))
     else

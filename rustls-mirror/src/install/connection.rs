@@ -64,12 +64,12 @@ impl Connection {
         }
     }
 
-    /// Clear text of one record, in pieces.
+    /// Clear text of one record, in pieces. `false`: it isn't mirrored, see [`Connection::is`].
     pub(super) fn text<'a>(
         &self,
         direction: Direction,
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
-    ) {
+    ) -> bool {
         let lost = match direction {
             Direction::Sent => &self.lost_sent,
             Direction::Received => &self.lost_received,
@@ -78,10 +78,10 @@ impl Connection {
             let length = pieces.map(|piece| piece.len() as u64).sum();
             // Pairs with the swap below: the next who gets in declares it.
             lost.fetch_add(length, Ordering::Relaxed);
-            return;
+            return true;
         };
         if inner.refuted {
-            return;
+            return false;
         }
         inner.refresh();
         let before = lost.load(Ordering::Relaxed);
@@ -96,6 +96,7 @@ impl Connection {
                 Direction::Received => inner.session.received(piece),
             }
         }
+        true
     }
 
     /// These keys are the last that the handshake makes for this direction.
@@ -113,6 +114,25 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// A Finished of TLS 1.2 has passed, behind which nothing of the handshake comes in this direction.
+    /// The client's is the first, or the server's where a session is resumed (RFC 5246 7.3).
+    pub(super) fn finished(&self, direction: Direction) {
+        let first = try_lock(&self.inner).and_then(|mut inner| {
+            let first = !inner.encrypter_keyed && !inner.decrypter_keyed;
+            inner.refresh();
+            first.then(|| inner.session.known_mut().resumed)
+        });
+        if let Some(resumed) = first {
+            let sent = direction == Direction::Sent;
+            self.is(if sent != resumed {
+                Role::Client
+            } else {
+                Role::Server
+            });
+        }
+        self.keyed(direction);
     }
 
     /// The handshake has shown which end this is. Were it another than was thought, directions would be

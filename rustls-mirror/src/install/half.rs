@@ -68,9 +68,9 @@ impl Half {
         self.last_was_handshake = content == Content::Handshake;
         match content {
             Content::ApplicationData => {
-                if let Some(connection) = &self.place.connection {
-                    connection.text(self.direction, pieces);
-                } else if !self.counted {
+                let connection = self.place.connection.as_ref();
+                let mirrored = connection.is_some_and(|own| own.text(self.direction, pieces));
+                if !mirrored && !self.counted {
                     self.counted = true;
                     UNPAIRED.fetch_add(1, Ordering::Relaxed);
                 }
@@ -91,7 +91,7 @@ impl Half {
             return;
         };
         match (self.place.phase, self.messages.last()) {
-            (Some(Phase::Whole), Some(FINISHED)) => connection.keyed(self.direction),
+            (Some(Phase::Whole), Some(FINISHED)) => connection.finished(self.direction),
             (Some(Phase::Handshake), Some(ENCRYPTED_EXTENSIONS)) => {
                 connection.is(match self.direction {
                     Direction::Sent => Role::Server,

@@ -53,8 +53,9 @@
 //! that over where rustls replaces the encrypter, either at once, or with the decrypter right
 //! before; both must have hashed the same client random, which this process has drawn.
 //!
-//! Until its first record a half may change its place; from then on it doesn't. EncryptedExtensions
-//! tell which end it is by their direction; where that contradicts, nothing is mirrored of the connection.
+//! Until its first record a half may change its place; from then on it doesn't. Which end it is shows in
+//! how rustls hashes the ClientHello, and again in who sends EncryptedExtensions or, in TLS 1.2, the first
+//! Finished; where these contradict each other, nothing is mirrored of the connection.
 //! A half of which nothing is known is no session: it is counted by [`unpaired`], and its text isn't mirrored.
 //!
 //! # QUIC
