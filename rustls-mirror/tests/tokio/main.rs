@@ -4,10 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod early;
 mod ends;
 mod exact;
 mod handshakes;
 mod lazy;
+mod many;
 mod support;
 mod transports;
 mod views;
