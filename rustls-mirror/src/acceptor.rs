@@ -34,8 +34,8 @@ impl Acceptor {
     /// # Errors
     /// As rustls'.
     pub fn read_tls(&mut self, rd: &mut dyn Read) -> Result<usize, io::Error> {
-        let watch = &mut self.watch;
-        self.inner.read_tls(&mut TeeIo { io: rd, watch })
+        let Self { inner, watch } = self;
+        TeeIo { io: rd, watch }.read_only(|tee| inner.read_tls(tee))
     }
 
     /// As [`rustls::server::Acceptor::accept`].

@@ -50,6 +50,7 @@ impl<S: SideData> ConnectionCommon<S> {
         socket: Option<BorrowedFd<'_>>,
     ) -> Result<IoState, Error> {
         let result = self.inner.process_new_packets();
+        self.watch.set_unprocessed(false);
         self.progressed(socket);
         self.look_for_end();
         result
@@ -128,8 +129,8 @@ impl<S: SideData> ConnectionCommon<S> {
     /// # Errors
     /// As rustls'.
     pub fn read_tls(&mut self, rd: &mut dyn Read) -> Result<usize, io::Error> {
-        let watch = &mut self.watch;
-        self.inner.read_tls(&mut TeeIo { io: rd, watch })
+        let Self { inner, watch } = self;
+        TeeIo { io: rd, watch }.read_only(|tee| inner.read_tls(tee))
     }
 
     /// As [`rustls::ConnectionCommon::write_tls`].

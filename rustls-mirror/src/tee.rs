@@ -123,10 +123,26 @@ impl<T: ?Sized> TeeIo<'_, T> {
     }
 }
 
+impl TeeIo<'_, dyn Read + '_> {
+    /// Lets `read_tls` read, behind which nobody processes what came.
+    pub(crate) fn read_only(
+        mut self,
+        read_tls: impl FnOnce(&mut Self) -> Result<usize>,
+    ) -> Result<usize> {
+        let before = self.watch.unprocessed();
+        let result = read_tls(&mut self);
+        let more = result.as_ref().is_ok_and(|count| *count > 0);
+        self.watch.set_unprocessed(before || more);
+        result
+    }
+}
+
 impl<T: Read + ?Sized> Read for TeeIo<'_, T> {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
         let result = self.io.read(buf);
         let count = self.seen(result)?;
+        // Whoever reads for rustls lets it process what came; who doesn't sets this right.
+        self.watch.set_unprocessed(false);
         // A transport that claims more than there is room for is rustls' to judge.
         self.watch.wire_read(buf.get(..count).unwrap_or_default());
         Ok(count)

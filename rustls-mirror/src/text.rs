@@ -80,7 +80,10 @@ pub(crate) fn look_for_end(shows: &Result<&[u8]>, watch: &mut Watch) {
         // A close_notify.
         Ok([]) => watch.drained(true),
         // There is none yet, or the transport ended without.
-        Err(error) => watch.drained(error.kind() != ErrorKind::WouldBlock),
+        Err(error) => {
+            let over = error.kind() != ErrorKind::WouldBlock && !watch.unprocessed();
+            watch.drained(over);
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Watch {
     /// Early data that this server has got and the application hasn't read yet, told already.
     early_text: Vec<u8>,
     early_taken: usize,
+    /// Records that the application moved itself wait in rustls to be processed.
+    unprocessed: bool,
     sending_ended: bool,
     receiving_ended: bool,
     failed: bool,
@@ -76,6 +78,7 @@ impl Watch {
             held_lost: 0,
             early_text: Vec::new(),
             early_taken: 0,
+            unprocessed: false,
             sending_ended: false,
             receiving_ended: false,
             failed: false,
@@ -101,6 +104,15 @@ impl Watch {
 
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         self.session.as_mut()
+    }
+
+    /// Whether records wait to be processed: while they do, the transport's end isn't the text's.
+    pub(crate) fn unprocessed(&self) -> bool {
+        self.unprocessed
+    }
+
+    pub(crate) fn set_unprocessed(&mut self, unprocessed: bool) {
+        self.unprocessed = unprocessed;
     }
 
     /// Bytes of TLS that came from the transport.

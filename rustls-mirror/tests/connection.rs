@@ -249,6 +249,25 @@ fn a_transport_that_ends_without_close_notify_ends_the_stream() {
 }
 
 #[test]
+fn records_that_wait_are_read_behind_the_transports_end() {
+    let recorder = recorder::start();
+    let (mut client, mut server) = handshaken("waiting");
+    client.writer().write_all(b"still there").unwrap();
+    let mut records = Vec::new();
+    client.write_tls(&mut records).unwrap();
+    server.read_tls(&mut &records[..]).unwrap();
+    assert_eq!(server.read_tls(&mut &b""[..]).unwrap(), 0);
+    let error = server.reader().read(&mut [0; 20]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    server.process_new_packets().unwrap();
+    let mut text = [0; 11];
+    server.reader().read_exact(&mut text).unwrap();
+    let recorded = recorder.session("waiting", Role::Server);
+    assert_eq!(recorded.received(), b"still there");
+    assert_eq!(recorded.closes, [(CloseReason::ReceivedEnd, 0, 11)]);
+}
+
+#[test]
 fn a_fatal_error_aborts_behind_the_text_before_it() {
     let recorder = recorder::start();
     let (mut client, mut server) = handshaken("fatal");
@@ -312,8 +331,15 @@ fn text_whose_handshake_failed_was_never_sent() {
 
 /// Configurations for 0-RTT data, with a session in the client's store.
 fn early_configs(name: &str) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    early_configs_of(name, tls::server_config(tls::ring()))
+}
+
+/// The same with this server, otherwise.
+fn early_configs_of(
+    name: &str,
+    mut server: ServerConfig,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let mut client = tls::client_config(tls::ring());
-    let mut server = tls::server_config(tls::ring());
     client.enable_early_data = true;
     server.max_early_data_size = 1000;
     let configs = (Arc::new(client), Arc::new(server));
@@ -373,6 +399,36 @@ fn early_data_is_the_beginning_of_the_stream() {
     }
     assert_eq!(client.metas()[0].early, EarlyData::Pending);
     assert!(client.rejected.is_empty());
+}
+
+#[test]
+fn an_answer_to_early_data_is_mirrored_when_it_is_sent() {
+    let recorder = recorder::start();
+    let mut config = tls::server_config(tls::ring());
+    config.send_half_rtt_data = true;
+    let configs = early_configs_of("prompt", config);
+    let (mut client, mut server) = ends_of("prompt", &configs);
+    let early = as_client(&mut client).early_data();
+    early.unwrap().write_all(b"early").unwrap();
+    transfer(&mut client, &mut server).unwrap();
+    let mut got = [0; 5];
+    let early = as_server(&mut server).early_data();
+    early.unwrap().read_exact(&mut got).unwrap();
+    server.writer().write_all(b"answer").unwrap();
+    assert!(server.is_handshaking());
+    let recorded = recorder.sessions("prompt", Role::Server).pop().unwrap();
+    assert_eq!(
+        (recorded.sent(), recorded.received()),
+        (&b"answer"[..], &b"early"[..])
+    );
+    handshake(&mut client, &mut server);
+    assert_eq!(read_all(&mut client), b"answer");
+    let recorded = recorder.sessions("prompt", Role::Server).pop().unwrap();
+    assert_eq!(
+        (recorded.sent(), recorded.received()),
+        (&b"answer"[..], &b"early"[..])
+    );
+    assert!(recorded.meta().handshake_done);
 }
 
 #[test]
