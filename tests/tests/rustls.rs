@@ -2,7 +2,9 @@
 //! HTTP/1.1, HTTP/2 and gRPC, one end mirrored or both.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
 
 use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::examples::{
@@ -13,7 +15,7 @@ use mirror_tests::judges::{FileInfo, HttpEvent, Verdict, exported_objects, http2
 use mirror_tests::place::{HOST, Place, content};
 use mirror_tests::process::run;
 use mirror_tests::service::{Clients, How, Seen};
-use mirror_tests::sslcollector::run_to;
+use mirror_tests::sslcollector::{binary, run_to};
 use mirror_tests::streams::{Flow, Stream};
 
 const MIB: usize = 1 << 20;
@@ -338,4 +340,35 @@ fn without_anybody() {
         assert!(ask(&words) == content(300_000));
         end(server);
     }
+}
+
+/// A program that mirrors by itself runs where no patched library was built, and isn't taken for one that can't be
+/// mirrored.
+#[test]
+fn without_a_patched_library() {
+    let place = Place::new(&SIZES);
+    let sslcollector = place.path("bin/sslcollector");
+    fs::create_dir(place.path("bin")).expect("make a directory");
+    fs::copy(binary(), &sslcollector).expect("copy");
+    let service = server(&place, "hyper-server");
+    let server = start(&service);
+    let words = client(&place, "blocking-client", service.port, "/get/300000", &[]);
+    let mut mirror = Command::new(&sslcollector);
+    mirror
+        .args(["run", "-w"])
+        .arg(place.path("capture.pcapng"))
+        .arg("--");
+    let output = run(mirror.args(&words));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.stdout == content(300_000), "{said}");
+    end(server);
+    let (flows, _) = judge(&place);
+    assert_eq!(flows.len(), 1, "{said}");
+    assert_words(&flows, &["process=blocking-client", WRAPPED]);
+
+    let output = run(Command::new(&sslcollector)
+        .args(["run", "--"])
+        .arg(&words[0]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("it mirrors by itself"), "{said}");
 }

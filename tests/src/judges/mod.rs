@@ -3,5 +3,5 @@
 mod suricata;
 mod wireshark;
 
-pub use suricata::{FileInfo, HttpEvent, Profile, Suricata, Verdict};
+pub use suricata::{FileInfo, HttpEvent, Listening, Profile, Suricata, Verdict};
 pub use wireshark::{complaints, exported_objects, follow, http2_messages, in_time_order};

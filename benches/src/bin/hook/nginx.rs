@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use mirror_benches::rounds::Rounds;
+use mirror_benches::wrk::wrk;
 
 use crate::figures::Figures;
-use crate::programs::{Place, clean, run};
+use crate::programs::{Place, clean};
 
 /// Responses, and how they are named.
 const SIZES: [(usize, &str); 3] = [(1 << 10, "1k"), (16 << 10, "16k"), (256 << 10, "256k")];
 /// How long each contender is asked in each round.
 const ROUND: &str = "1s";
-const CONNECTIONS: &str = "32";
+const CONNECTIONS: u32 = 32;
 
 /// Copies as much of each call as bpftrace can: its strings end at 200 bytes.
 const PROBES: &str = r#"
@@ -121,31 +122,12 @@ impl Contender {
         let tool = |tool: &Option<Running>| tool.as_ref().map_or(Ok(0.0), Running::cpu_ns);
         let before = (self.nginx.cpu_ns()?, tool(&self.tool)?);
         let url = format!("https://127.0.0.1:{}/{path}", self.port);
-        let said = run(Command::new("wrk").args(["-t1", "-c", CONNECTIONS, "-d", ROUND, &url]))?;
-        let (requests, speed) =
-            requests(&said).with_context(|| format!("{}: {said}", self.name))?;
-        self.speeds.push(speed);
-        self.tool_ns.push((tool(&self.tool)? - before.1) / requests);
-        Ok((self.nginx.cpu_ns()? - before.0) / requests)
+        let counted = wrk(&url, CONNECTIONS, ROUND).with_context(|| self.name)?;
+        self.speeds.push(counted.speed);
+        self.tool_ns
+            .push((tool(&self.tool)? - before.1) / counted.requests);
+        Ok((self.nginx.cpu_ns()? - before.0) / counted.requests)
     }
-}
-
-/// How many were answered, all of them well, and how many a second.
-fn requests(said: &str) -> anyhow::Result<(f64, f64)> {
-    ensure!(
-        !said.contains("Socket errors") && !said.contains("Non-2xx"),
-        "errors"
-    );
-    let number = |after: &str, before: &str| {
-        let line = said.lines().find(|line| line.contains(before))?;
-        let text = line.strip_prefix(after)?.split_whitespace().next()?;
-        text.parse().ok()
-    };
-    let requests = number("", " requests in ").context("no count of requests")?;
-    Ok((
-        requests,
-        number("Requests/sec:", "Requests/sec:").context("no speed")?,
-    ))
 }
 
 /// Measures all three, by turns.

@@ -1,10 +1,10 @@
 //! The programs in C that call libssl and the hook: compiled here, told by lines what to do.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+pub(crate) use mirror_benches::caller::{Caller, clean, run};
 
 /// Where everything of one run is.
 #[derive(Debug)]
@@ -96,78 +96,5 @@ impl Place {
         command.arg(threads.to_string());
         clean(&mut command);
         Ok(command)
-    }
-}
-
-/// Takes away what would enable a mirror.
-pub(crate) fn clean(command: &mut Command) -> &mut Command {
-    for name in ["SOCKET", "ENABLE", "AGENT_UID", "RING_BYTES"] {
-        command.env_remove(format!("SSLCOLLECTOR_{name}"));
-    }
-    command
-}
-
-/// Runs a command to its end, and returns what it printed.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{name} (scripts/install-peers.sh build bench)"))?;
-    ensure!(
-        output.status.success(),
-        "{name}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// One of the two programs, running. It ends when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Caller {
-    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        Ok(Self {
-            input: child.stdin.take(),
-            output: BufReader::new(child.stdout.take().context("a pipe")?),
-            child,
-        })
-    }
-
-    /// Has it do what the line says; returns the nanoseconds that it took.
-    pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<f64> {
-        writeln!(self.input.as_ref().context("a pipe")?, "{line}")?;
-        let mut answer = String::new();
-        self.output.read_line(&mut answer)?;
-        answer
-            .trim()
-            .parse()
-            .with_context(|| format!("the answer to {line:?} is {answer:?}"))
-    }
-
-    /// Has it end as it likes, and waits for that.
-    pub(crate) fn end(mut self) -> anyhow::Result<()> {
-        drop(self.input.take());
-        let status = self.child.wait()?;
-        ensure!(status.success(), "a program of the benchmark: {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -16,21 +16,31 @@ const SIZES: [(u64, u64, &str); 4] = [
     (1 << 20, 1, "1m"),
 ];
 
-/// All three, by turns, with a reader that empties the rings as an agent does.
+/// The contenders: how they are made, whether there is an agent, and what their figures begin with. All are compared
+/// with the first.
+const CONTENDERS: [(How, bool, &str); 5] = [
+    (How::Bare, false, ""),
+    (How::Wrapped, true, ""),
+    (How::Installed, true, "install_"),
+    (How::Wrapped, false, "no_agent_"),
+    (How::Installed, false, "install_no_agent_"),
+];
+
+/// All of them, by turns, with readers that empty the rings as an agent does.
 pub(crate) fn calls(place: &Place, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
     let mut callers = Vec::new();
     let mut readers = Vec::new();
-    for how in How::ALL {
+    for (how, agent, prefix) in CONTENDERS {
         let mut command = place.contender("calls-as", how)?;
-        if how == How::Bare {
+        if agent {
+            let reader = Reader::start(&place.path(how.name()), Reads::All)?;
+            reader.mirrors(&mut command);
             callers.push(Caller::start(&mut command)?);
-            continue;
+            reader.wait_attached()?;
+            readers.push((how, prefix, reader));
+        } else {
+            callers.push(Caller::start(&mut command)?);
         }
-        let reader = Reader::start(&place.path(how.name()), Reads::All)?;
-        reader.mirrors(&mut command);
-        callers.push(Caller::start(&mut command)?);
-        reader.wait_attached()?;
-        readers.push((how, reader));
     }
     for (bytes, calls, name) in SIZES {
         let line = format!("write {bytes} {calls}");
@@ -43,16 +53,17 @@ pub(crate) fn calls(place: &Place, figures: &mut Figures, rounds: usize) -> anyh
             took.median(0),
             copy.median(0)
         );
-        for (index, how) in How::ALL.into_iter().enumerate().skip(1) {
+        for (index, (how, agent, prefix)) in CONTENDERS.into_iter().enumerate().skip(1) {
             // Throughput: of a call of the same size, the inverse of its time.
             let ratio = took.ratio(0, index);
-            let beside = took.difference(index, 0) - copy.median(0);
+            let beside = took.difference(index, 0) - if agent { copy.median(0) } else { 0.0 };
             println!(
-                "  {:<9} {:>7.0} ns, {ratio:.3} of rustls' throughput, {beside:.0} ns beside a copy",
+                "  {:<9} {:<8} {:>7.0} ns, {ratio:.3} of rustls' throughput, {beside:.0} ns {}",
                 how.name(),
-                took.median(index)
+                if agent { "agent" } else { "no agent" },
+                took.median(index),
+                if agent { "beside a copy" } else { "more" }
             );
-            let prefix = if how == How::Wrapped { "" } else { "install_" };
             figures.add(&format!("{prefix}ratio_{name}"), ratio);
             if name == "64" {
                 figures.add(&format!("{prefix}small_call_ns"), beside);
@@ -60,17 +71,15 @@ pub(crate) fn calls(place: &Place, figures: &mut Figures, rounds: usize) -> anyh
         }
     }
     drop(callers);
-    for (how, reader) in readers {
+    for (how, prefix, reader) in readers {
         let stats = reader.finish()?;
         let records = stats.records + stats.dropped_records;
+        let dropped = stats.dropped_records;
         println!(
-            "  {}: {} of {records} records found the ring full",
-            how.name(),
-            stats.dropped_records
+            "  {}: {dropped} of {records} records found the ring full",
+            how.name()
         );
-        let prefix = if how == How::Wrapped { "" } else { "install_" };
-        let dropped = stats.dropped_records as f64 / records as f64;
-        figures.add(&format!("{prefix}dropped"), dropped);
+        figures.add(&format!("{prefix}dropped"), dropped as f64 / records as f64);
     }
     Ok(())
 }
