@@ -72,6 +72,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Tapped<IO> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.io).poll_read(context, buffer);
         self.seen(&result);
+        // tokio-rustls lets rustls process at once what it has read for it.
+        self.mirror.watch.set_unprocessed(false);
         let bytes = buffer.filled().get(before..).unwrap_or_default();
         self.mirror.watch.wire_read(bytes);
         result

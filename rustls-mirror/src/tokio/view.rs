@@ -47,7 +47,7 @@ impl<'a, S: SideData> ConnectionMut<'a, S> {
     /// As rustls'.
     pub fn read_tls(&mut self, rd: &mut dyn Read) -> io::Result<usize> {
         let watch = &mut self.mirror.watch;
-        self.inner.read_tls(&mut TeeIo { io: rd, watch })
+        TeeIo { io: rd, watch }.read_only(|tee| self.inner.read_tls(tee))
     }
 
     /// As [`rustls::ConnectionCommon::write_tls`].
@@ -65,6 +65,7 @@ impl<'a, S: SideData> ConnectionMut<'a, S> {
     /// As rustls'.
     pub fn process_new_packets(&mut self) -> Result<IoState, Error> {
         let result = self.inner.process_new_packets();
+        self.mirror.watch.set_unprocessed(false);
         self.look_for_end();
         result
     }

@@ -169,6 +169,31 @@ async fn a_handshake_that_is_cancelled() {
     nothing_announced("cancelled");
 }
 
+/// A provider that mirrors does so below these streams, too: they leave it to do so.
+#[tokio::test]
+async fn a_connection_that_its_provider_mirrors() {
+    recorder::start();
+    let provider = Arc::new(rustls_mirror::mirrored((*tls::ring()).clone()));
+    let connector = TlsConnector::from(Arc::new(tls::client_config(provider.clone())));
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(provider)));
+    let (near, far) = duplex(10_000);
+    let connect = connector.connect(tls::name("provider"), near);
+    let accept = async {
+        let hello = tokio_rustls::rustls::server::Acceptor::default();
+        let start = tokio_rustls::LazyConfigAcceptor::new(hello, far).await?;
+        start.into_stream(acceptor.config().clone()).await
+    };
+    let (client, server) = soon("a handshake", async { tokio::join!(connect, accept) }).await;
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    client.write_all(b"once").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"once");
+    // There is one session of each role.
+    assert_exchanged("provider", b"once", b"");
+}
+
 fn nothing_announced(name: &str) {
     let recorder = recorder::start();
     for role in [Role::Client, Role::Server] {
