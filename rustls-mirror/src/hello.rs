@@ -337,6 +337,29 @@ mod tests {
     }
 
     #[test]
+    fn extensions_tell_of_ech_and_quic() {
+        let known = |extension: &[u8]| {
+            let mut body = vec![3, 3];
+            body.extend([9; 32]);
+            body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+            body.extend([0, u8::try_from(extension.len()).unwrap()]);
+            body.extend(extension);
+            let mut message = vec![CLIENT_HELLO, 0, 0, u8::try_from(body.len()).unwrap()];
+            message.extend(body);
+            let mut hellos = Hellos::default();
+            hellos.feed(&message);
+            assert_eq!(hellos.known.client_random, Some([9; 32]));
+            let known = hellos.known;
+            (known.ech, known.ech_inner, known.quic)
+        };
+        assert_eq!(known(&[]), (false, false, false));
+        assert_eq!(known(&[0xfe, 0x0d, 0, 1, 1]), (true, true, false));
+        assert_eq!(known(&[0xfe, 0x0d, 0, 2, 0, 7]), (true, false, false));
+        assert_eq!(known(&[0, 57, 0, 0]), (false, false, true));
+        assert_eq!(known(&[0xff, 0xa5, 0, 0]), (false, false, true));
+    }
+
+    #[test]
     fn bytes_of_a_hostile_peer_leave_things_unknown() {
         let whole = rustls_hello("example.test");
         for cut in 4..whole.len() {

@@ -442,6 +442,26 @@ fn truncated_and_broken_connections() {
 }
 
 #[test]
+fn what_follows_a_close_notify_is_ignored() {
+    let recorder = recorder::start();
+    let (client, server) = configs();
+    let mut wire = Wire::connected(&Arc::new(client), &Arc::new(server), "closed");
+    write_all(&mut wire.client, b"before");
+    wire.settle().unwrap();
+    wire.client.send_close_notify();
+    write_all(&mut wire.client, b"behind");
+    write_all(&mut wire.server, b"still answered");
+    wire.settle().unwrap();
+    assert_eq!(read_all(&mut wire.server), b"before");
+    assert_eq!(read_all(&mut wire.client), b"still answered");
+    let client = recorder.session("closed", Role::Client);
+    assert_eq!(client.sent(), b"before");
+    assert_eq!(client.received(), b"still answered");
+    let server = recorder.session("closed", Role::Server);
+    assert_eq!(server.received(), b"before");
+}
+
+#[test]
 fn refused_handshakes_leave_nothing() {
     let recorder = recorder::start();
     let (client, server) = configs();

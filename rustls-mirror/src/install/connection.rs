@@ -33,6 +33,9 @@ struct Inner {
     had_early: bool,
     encrypter_keyed: bool,
     decrypter_keyed: bool,
+    /// close_notify has passed: what follows it the peer has to ignore (RFC 8446 6.1).
+    sent_ended: bool,
+    received_ended: bool,
     /// What it was taken for has proved wrong.
     refuted: bool,
 }
@@ -51,6 +54,8 @@ impl Connection {
             had_early: false,
             encrypter_keyed: false,
             decrypter_keyed: false,
+            sent_ended: false,
+            received_ended: false,
             refuted: false,
         };
         inner.learn(known.clone());
@@ -82,6 +87,13 @@ impl Connection {
         };
         if inner.refuted {
             return false;
+        }
+        let ended = match direction {
+            Direction::Sent => inner.sent_ended,
+            Direction::Received => inner.received_ended,
+        };
+        if ended {
+            return true;
         }
         inner.refresh();
         let before = lost.load(Ordering::Relaxed);
@@ -176,6 +188,10 @@ impl Connection {
 
     pub(super) fn end(&self, direction: Direction) {
         if let Some(mut inner) = try_lock(&self.inner) {
+            match direction {
+                Direction::Sent => inner.sent_ended = true,
+                Direction::Received => inner.received_ended = true,
+            }
             inner.session.end(direction);
         }
     }

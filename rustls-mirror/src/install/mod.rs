@@ -86,8 +86,28 @@ use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
 /// Makes `base`, with its connections mirrored, the default provider of this process: what is made by
-/// `ClientConfig::builder()` and `ServerConfig::builder()` from now on is mirrored. Belongs at the start of
-/// a program. Needs no agent; where there is none, nothing is mirrored.
+/// `ClientConfig::builder()` and `ServerConfig::builder()` from now on is mirrored, in whichever crate.
+/// Belongs at the start of a program, in the place of `base.install_default()`.
+///
+/// Needs no agent; where there is none, nothing is mirrored. TLS 1.2 and 1.3, clients and servers, 0-RTT
+/// data and connections without buffers are seen. Keys pass by unread.
+///
+/// Not seen is what is made with another provider:
+/// - by a configuration to which one was given (`builder_with_provider`, quinn's and reqwest's features
+///   and options that choose one): give it [`mirrored`] ones where that can be done;
+/// - by libraries that use *ring* or aws-lc-rs without rustls, or bring a rustls of another version.
+///
+/// QUIC connections are announced, and go on as they are; their text isn't mirrored. Records tell no
+/// addresses: the agent finds these on the wire, by the handshake's randoms, where it may listen there.
+/// With Encrypted Client Hello it can't.
+///
+/// ```
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     rustls_mirror::install(rustls::crypto::ring::default_provider())?;
+///     // …
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Errors
 /// The process has a default provider already, or `base` can't be wrapped whole; nothing is changed then.
