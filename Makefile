@@ -70,6 +70,11 @@ $(OPENSSL_TESTS): openssl-test-%: install-build
 bench-forge: install-build ## what forging a packet costs, against copying its text
 	$(CARGO) run --release -q -p mirror-benches --bin forge
 
+.PHONY: bench-replay
+bench-replay: install-build ## packets on an interface, forging included, against a bare sendmmsg loop and tcpreplay (root)
+	@scripts/install-peers.sh bench
+	$(CARGO) run --release -q -p mirror-benches --bin replay
+
 .PHONY: bench-hook
 bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx against stock and against uprobes
 	@scripts/install-peers.sh build demo bench

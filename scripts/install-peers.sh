@@ -64,6 +64,8 @@ needs() {
 		wrk wrk
 		bpftrace bpftrace
 		valgrind valgrind
+		tcpreplay tcpreplay
+		ip iproute2
 		mountpoint util-linux
 		END
         ;;

@@ -8,7 +8,11 @@ pub mod reader;
 pub mod rounds;
 pub mod wrk;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use agent::event::{Binding, FlowId, FlowInfo, ProcessInfo, Tuple};
+use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 
 /// Rounds of a comparison: enough for a median that one hiccup doesn't move.
 const ROUNDS: usize = 15;
@@ -51,4 +55,32 @@ fn timed(work: &mut impl FnMut()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
+}
+
+/// A plain flow of IPv4 whose server is mirrored.
+pub fn flow_info() -> FlowInfo {
+    FlowInfo {
+        id: FlowId([7; 16]),
+        tuple: Tuple {
+            client: ([192, 0, 2, 1], 40_000).into(),
+            server: ([198, 51, 100, 1], 443).into(),
+        },
+        binding: Binding::Socket,
+        process: Arc::new(ProcessInfo {
+            pid: 1,
+            uid: 0,
+            name: "bench".to_owned(),
+        }),
+        role: Role::Server,
+        announcement: Announcement::New,
+        transport: Transport::Tcp,
+        sni: None,
+        alpn: None,
+        tls_version: Some(0x0304),
+        cipher: Some(0x1302),
+        resumed: false,
+        early: EarlyData::None,
+        clear_prefix: None,
+        continued: None,
+    }
 }

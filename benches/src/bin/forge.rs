@@ -2,15 +2,10 @@
 
 use std::hint::black_box;
 use std::io;
-use std::sync::Arc;
 
-use agent::event::{
-    Binding, FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Packet, PacketSink, ProcessInfo,
-    Side, Tuple, WallTime,
-};
+use agent::event::{FlowChange, FlowEvent, FlowSink, Packet, PacketSink, Side, WallTime};
 use agent::forge::{ForgeConfig, Forger, Mtu, SequenceKey, View};
-use mirror_benches::compare;
-use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
+use mirror_benches::{compare, flow_info};
 
 /// Clear text of one round.
 const ROUND_BYTES: usize = 64 << 20;
@@ -31,33 +26,6 @@ impl PacketSink for Nowhere {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn flow_info() -> FlowInfo {
-    FlowInfo {
-        id: FlowId([7; 16]),
-        tuple: Tuple {
-            client: ([192, 0, 2, 1], 40_000).into(),
-            server: ([198, 51, 100, 1], 443).into(),
-        },
-        binding: Binding::Socket,
-        process: Arc::new(ProcessInfo {
-            pid: 1,
-            uid: 0,
-            name: "bench".to_owned(),
-        }),
-        role: Role::Server,
-        announcement: Announcement::New,
-        transport: Transport::Tcp,
-        sni: None,
-        alpn: None,
-        tls_version: Some(0x0304),
-        cipher: Some(0x1302),
-        resumed: false,
-        early: EarlyData::None,
-        clear_prefix: None,
-        continued: None,
     }
 }
 
