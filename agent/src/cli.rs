@@ -1,7 +1,9 @@
 //! The command line, parsed and nothing more; `config` resolves it.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent::filter::{Condition, RuleError, UnknownFlow};
 use agent::forge::{NetworkMap, PortMap};
@@ -106,6 +108,29 @@ pub(crate) struct MirrorArgs {
     pub(crate) unknown_flow: UnknownFlow,
 }
 
+/// Packets in a capture file.
+#[derive(Args, Debug)]
+pub(crate) struct CaptureArgs {
+    /// Write the packets to this capture file (pcapng); `-` is standard output. `run` without this and -o shows
+    /// a readable summary of the exchange on standard error
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+
+    /// Begin a new file when one has about so many bytes (K, M and G are known): FILE gets numbers,
+    /// out.00001.pcapng, which go on where files that are there already end. Sessions that are open go on in
+    /// the new file with a handshake of their own
+    #[arg(long, value_name = "BYTES", requires = "write", value_parser = parse_rotation_size)]
+    pub(crate) rotate_size: Option<u64>,
+
+    /// Begin a new file after this time (90s, 15m, 24h, 7d)
+    #[arg(long, value_name = "TIME", requires = "write", value_parser = parse_time)]
+    pub(crate) rotate_time: Option<Duration>,
+
+    /// Keep so many of the numbered files, the newest ones, and remove the others
+    #[arg(long, value_name = "N", requires = "write")]
+    pub(crate) keep: Option<NonZeroUsize>,
+}
+
 /// Packets on an interface.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Packets on an interface")]
@@ -148,9 +173,9 @@ pub(crate) struct InterfaceArgs {
 /// `sslcollector` without a subcommand.
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
-    /// Write the packets to this capture file (pcapng); `-` is standard output
-    #[arg(short = 'w', long = "write", value_name = "FILE")]
-    pub(crate) write: Option<PathBuf>,
+    /// Capture files.
+    #[command(flatten)]
+    pub(crate) capture: CaptureArgs,
 
     /// Interfaces that get the packets.
     #[command(flatten)]
@@ -168,10 +193,9 @@ pub(crate) struct ServeArgs {
 /// `sslcollector run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// Write the packets to this capture file (pcapng); `-` is standard output. Without this and -o, a
-    /// readable summary of the exchange goes to standard error
-    #[arg(short = 'w', long = "write", value_name = "FILE")]
-    pub(crate) write: Option<PathBuf>,
+    /// Capture files.
+    #[command(flatten)]
+    pub(crate) capture: CaptureArgs,
 
     /// Interfaces that get the packets.
     #[command(flatten)]
@@ -239,6 +263,39 @@ fn parse_on_full(text: &str) -> Result<OnFull, String> {
         .ok_or_else(|| format!("'{text}' is neither drop nor wait:MS with MS from 1 to 10000"))
 }
 
+/// Bytes of a file: `100M`, `2G`.
+fn parse_rotation_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1_u64),
+    };
+    let bytes = digits
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(unit));
+    bytes
+        .filter(|bytes| *bytes >= 1 << 16)
+        .ok_or_else(|| format!("'{text}' is no number of bytes from 64K on"))
+}
+
+/// `90s`, `15m`, `24h`, `7d`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no time like 90s, 15m, 24h or 7d");
+    let (at, unit) = text.char_indices().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..at].parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
 /// Bits in a second: `500M`, `2.5G`.
 fn parse_pace(text: &str) -> Result<Pace, String> {
     let (number, unit) = match text.char_indices().last() {
@@ -292,7 +349,7 @@ mod tests {
             panic!("not run: {cli:?}")
         };
         assert_eq!(run.program, ["curl", "-w", "y"]);
-        assert_eq!(run.write, Some("x".into()));
+        assert_eq!(run.capture.write, Some("x".into()));
     }
 
     #[test]
@@ -325,6 +382,18 @@ mod tests {
         }
         for bad in ["", "M", "0", "999", "-1M", "nanM", "infG", "1001G", "1T"] {
             assert!(parse_pace(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn files_follow_by_size_and_time() {
+        assert_eq!(parse_rotation_size("100M"), Ok(100 << 20));
+        assert_eq!(parse_time("15m"), Ok(Duration::from_secs(900)));
+        for bad in ["", "0", "1K", "x", "M", "1.5G", "99999999999999999999G"] {
+            assert!(parse_rotation_size(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "s", "0s", "90", "1w", "-1s", "1\u{e9}"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
         }
     }
 

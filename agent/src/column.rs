@@ -1,9 +1,6 @@
 //! The lower end of the column: what takes the flow events, and where it goes.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Stderr, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use agent::event::{FlowEvent, FlowSink, PacketSink, WallTime};
 use agent::forge::{ForgeConfig, ForgeStats, Forger, Mtu, SequenceKey, View};
@@ -14,6 +11,7 @@ use anyhow::Context;
 
 use crate::config::{InterfaceChoice, OutputChoice};
 use crate::pair;
+use crate::rotation::CaptureFile;
 
 /// All outputs. Each forges for itself: they may show flows differently, and none waits for another.
 pub(crate) struct Column {
@@ -29,8 +27,10 @@ struct Branch {
 
 /// Forged packets, or a summary for people.
 enum End {
-    /// In order of time into a file, or whatever can be written.
-    Capture(Box<Forger<CaptureOutput>>),
+    /// In order of time into a file, which may be followed by others.
+    File(Box<Forger<CaptureOutput>>, CaptureFile),
+    /// In order of time to whatever reads.
+    Stream(Box<Forger<CaptureOutput>>),
     /// As they come.
     Interface(Box<Forger<InterfaceSink>>),
     /// Text on standard error.
@@ -79,8 +79,14 @@ impl Column {
             };
             let end = match output {
                 OutputChoice::Summary => End::Summary(Box::new(TextSummary::new(io::stderr()))),
-                OutputChoice::Stdout => capture(config, Box::new(io::stdout()))?,
-                OutputChoice::File(path) => capture(config, Box::new(create(path)?))?,
+                OutputChoice::Stdout => End::Stream(capture(config, Box::new(io::stdout()))?),
+                OutputChoice::File(path, rotation) => {
+                    let opened = CaptureFile::open(path, *rotation);
+                    let (file, writer) = opened.with_context(|| {
+                        format!("can't write {}: give another file with -w", path.display())
+                    })?;
+                    End::File(capture(config, Box::new(writer))?, file)
+                }
                 OutputChoice::Interface(choice) => {
                     column.complaints.extend(prepare(choice)?);
                     let sink = InterfaceSink::open(&choice.name, choice.pace)?;
@@ -99,12 +105,14 @@ impl Column {
     /// Writes what is older than `until`, and hands it on to readers. Interfaces get all there is.
     pub(crate) fn release(&mut self, until: WallTime) -> Vec<Broken> {
         self.each(|end| match end {
-            End::Capture(forger) => {
-                forger.take_error().map_or(Ok(()), Err)?;
-                let window = forger.sink_mut();
-                window.release(until)?;
-                window.sink_mut().flush()
+            End::File(forger, file) => {
+                write_until(forger, until)?;
+                match file.is_due() {
+                    true => begin_next(forger, file, until),
+                    false => Ok(()),
+                }
             }
+            End::Stream(forger) => write_until(forger, until),
             End::Interface(forger) => {
                 forger.sink_mut().flush()?;
                 if let Some(losses) = forger.sink_mut().take_recovery() {
@@ -116,10 +124,18 @@ impl Column {
         })
     }
 
+    /// Begins another file, where there is one: people ask for it when they have moved the old one.
+    pub(crate) fn turn_over(&mut self, at: WallTime) -> Vec<Broken> {
+        self.each(|end| match end {
+            End::File(forger, file) => begin_next(forger, file, at),
+            _ => Ok(()),
+        })
+    }
+
     /// Ends what is still live, and writes all that is left.
     pub(crate) fn finish(&mut self, at: WallTime) -> Vec<Broken> {
         self.each(|end| match end {
-            End::Capture(forger) => {
+            End::File(forger, _) | End::Stream(forger) => {
                 forger.finish(at);
                 forger.take_error().map_or(Ok(()), Err)?;
                 forger.sink_mut().finish()
@@ -174,12 +190,12 @@ impl Column {
         let stats = |branch: &mut Branch| BranchStats {
             output: branch.output.clone(),
             forge: match &branch.end {
-                End::Capture(forger) => Some(forger.stats()),
+                End::File(forger, _) | End::Stream(forger) => Some(forger.stats()),
                 End::Interface(forger) => Some(forger.stats()),
                 End::Summary(_) => None,
             },
             window: match &mut branch.end {
-                End::Capture(forger) => forger.sink_mut().stats(),
+                End::File(forger, _) | End::Stream(forger) => forger.sink_mut().stats(),
                 _ => ReorderStats::default(),
             },
             interface: match &mut branch.end {
@@ -195,7 +211,7 @@ impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
         for branch in &mut self.branches {
             match &mut branch.end {
-                End::Capture(forger) => forger.flow_event(event),
+                End::File(forger, _) | End::Stream(forger) => forger.flow_event(event),
                 End::Interface(forger) => forger.flow_event(event),
                 End::Summary(summary) => summary.flow_event(event),
             }
@@ -206,15 +222,38 @@ impl FlowSink for Column {
 fn capture(
     config: impl Fn(Mtu, View) -> ForgeConfig,
     writer: Box<dyn Write>,
-) -> anyhow::Result<End> {
-    let mut writer = PcapngWriter::new(writer).context("can't write the capture")?;
-    // A reader of a pipe sees at once that a capture is coming.
-    writer.flush().context("can't write the capture")?;
+) -> anyhow::Result<Box<Forger<CaptureOutput>>> {
+    let writer = begin_capture(writer).context("can't write the capture")?;
     let config = config(Mtu::default(), View::default());
-    Ok(End::Capture(Box::new(Forger::new(
-        config,
-        Reorder::new(writer),
-    ))))
+    Ok(Box::new(Forger::new(config, Reorder::new(writer))))
+}
+
+fn begin_capture(writer: Box<dyn Write>) -> io::Result<PcapngWriter<Box<dyn Write>>> {
+    let mut writer = PcapngWriter::new(writer)?;
+    // A reader of a pipe sees at once that a capture is coming.
+    writer.flush()?;
+    Ok(writer)
+}
+
+fn write_until(forger: &mut Forger<CaptureOutput>, until: WallTime) -> io::Result<()> {
+    forger.take_error().map_or(Ok(()), Err)?;
+    let window = forger.sink_mut();
+    window.release(until)?;
+    window.sink_mut().flush()
+}
+
+/// Completes the file, and goes on in another.
+fn begin_next(
+    forger: &mut Forger<CaptureOutput>,
+    file: &mut CaptureFile,
+    at: WallTime,
+) -> io::Result<()> {
+    forger.turn_over(at);
+    forger.take_error().map_or(Ok(()), Err)?;
+    let window = forger.sink_mut();
+    window.finish()?;
+    *window.sink_mut() = begin_capture(Box::new(file.next()?))?;
+    Ok(())
 }
 
 /// Makes the interface if that is asked for, and refuses the one that leads to the world. Returns what was done.
@@ -231,15 +270,4 @@ fn prepare(choice: &InterfaceChoice) -> anyhow::Result<Option<String>> {
         );
     }
     Ok(made)
-}
-
-/// A capture holds clear text: nobody but its owner may read it.
-fn create(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("can't write {}: give another file with -w", path.display()))
 }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use agent::filter::Filters;
@@ -11,8 +12,9 @@ use agent::output::Pace;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
 
-use crate::cli::{Cli, Command, InterfaceArgs, MirrorArgs, RunArgs, ServeArgs};
+use crate::cli::{CaptureArgs, Cli, Command, InterfaceArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
+use crate::rotation::RotationChoice;
 
 /// Ring of a process that a serving agent grants, in bytes: stays in the cache of one core.
 const SERVE_RING_BYTES: u64 = 1024 * 1024;
@@ -22,8 +24,8 @@ const RUN_RING_BYTES: u64 = 16 * 1024 * 1024;
 /// Where packets go.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum OutputChoice {
-    /// A capture file.
-    File(PathBuf),
+    /// A capture file, or several one after the other.
+    File(PathBuf, RotationChoice),
     /// A capture on standard output.
     Stdout,
     /// An interface.
@@ -50,7 +52,7 @@ pub(crate) struct InterfaceChoice {
 impl fmt::Display for OutputChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File(path, _) => path.display().fmt(f),
             Self::Stdout => f.write_str("standard output"),
             Self::Interface(choice) => f.write_str(&choice.name),
             Self::Summary => f.write_str("standard error"),
@@ -61,9 +63,13 @@ impl fmt::Display for OutputChoice {
 impl OutputChoice {
     /// The same, or for a file that exists already, another one beside it: `out.pcapng`, `out.2.pcapng` …
     pub(crate) fn unused(&self) -> Self {
-        let Self::File(path) = self else {
+        let Self::File(path, rotation) = self else {
             return self.clone();
         };
+        if *rotation != RotationChoice::default() {
+            // Their numbers go on.
+            return self.clone();
+        }
         let numbered = |number: u64| match path.extension() {
             _ if number == 1 => path.clone(),
             Some(extension) => {
@@ -76,7 +82,7 @@ impl OutputChoice {
         // A device or a pipe isn't something to be kept.
         let taken = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file());
         let free = (1..).map(numbered).find(|path| !taken(path));
-        Self::File(free.unwrap_or_else(|| path.clone()))
+        Self::File(free.unwrap_or_else(|| path.clone()), *rotation)
     }
 }
 
@@ -162,7 +168,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
             words: args.program,
             library_dir,
         }),
-        outputs: match outputs(args.write, args.interface) {
+        outputs: match outputs(args.capture, args.interface)? {
             none if none.is_empty() => vec![OutputChoice::Summary],
             outputs => outputs,
         },
@@ -174,7 +180,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
 }
 
 fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
-    let outputs = outputs(args.write, args.interface);
+    let outputs = outputs(args.capture, args.interface)?;
     if outputs.is_empty() {
         bail!(
             "no output: say where packets go, for example `sslcollector -w out.pcapng`, or `sslcollector -o mirror0`"
@@ -202,10 +208,29 @@ fn filters(args: MirrorArgs) -> anyhow::Result<Filters> {
         .context("too many filters: --allow and --deny")
 }
 
-fn outputs(write: Option<PathBuf>, args: InterfaceArgs) -> Vec<OutputChoice> {
-    let capture = write.map(|path| match path.as_os_str() == "-" {
+fn outputs(capture: CaptureArgs, args: InterfaceArgs) -> anyhow::Result<Vec<OutputChoice>> {
+    let rotation = RotationChoice {
+        bytes: capture.rotate_size,
+        time: capture.rotate_time,
+        keep: capture.keep.map(NonZeroUsize::get),
+    };
+    let to_stdout = capture
+        .write
+        .as_ref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    if to_stdout && rotation != RotationChoice::default() {
+        bail!(
+            "standard output is one file: give a name with -w for --rotate-size, --rotate-time or --keep"
+        );
+    }
+    if rotation.keep.is_some() && rotation.bytes.is_none() && rotation.time.is_none() {
+        bail!(
+            "--keep has nothing to keep: say when a new file begins with --rotate-size or --rotate-time"
+        );
+    }
+    let capture = capture.write.map(|path| match to_stdout {
         true => OutputChoice::Stdout,
-        false => OutputChoice::File(path),
+        false => OutputChoice::File(path, rotation),
     });
     let interface = args.output.map(|name| {
         OutputChoice::Interface(InterfaceChoice {
@@ -222,7 +247,7 @@ fn outputs(write: Option<PathBuf>, args: InterfaceArgs) -> Vec<OutputChoice> {
             pace: args.pace,
         })
     });
-    capture.into_iter().chain(interface).collect()
+    Ok(capture.into_iter().chain(interface).collect())
 }
 
 fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<WatchChoice> {
@@ -288,13 +313,14 @@ mod tests {
     fn a_capture_that_exists_is_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
-        let next = |name| OutputChoice::File(path(name)).unused();
-        assert_eq!(next("out.pcapng"), OutputChoice::File(path("out.pcapng")));
+        let file = |name| OutputChoice::File(path(name), RotationChoice::default());
+        let next = |name| file(name).unused();
+        assert_eq!(next("out.pcapng"), file("out.pcapng"));
         for name in ["out.pcapng", "out.2.pcapng", "bare"] {
             std::fs::write(path(name), "").unwrap();
         }
-        assert_eq!(next("out.pcapng"), OutputChoice::File(path("out.3.pcapng")));
-        assert_eq!(next("bare"), OutputChoice::File(path("bare.2")));
+        assert_eq!(next("out.pcapng"), file("out.3.pcapng"));
+        assert_eq!(next("bare"), file("bare.2"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod pair;
 mod place;
 mod program;
 mod report;
+mod rotation;
 mod run;
 mod signals;
 

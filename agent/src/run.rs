@@ -33,7 +33,8 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// # Errors
 /// What made it impossible to begin, or the output fail, with the next step.
 pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u8> {
-    let mut signals = Signals::catch().context("can't catch signals")?;
+    let serves = matches!(settings.mode, Mode::Serve { .. });
+    let mut signals = Signals::catch(serves).context("can't catch signals")?;
     let capture = watch(&settings.watch)?;
     let place = Place::make(&settings.mode)?;
     // What `run` starts is nobody's service.
@@ -137,6 +138,11 @@ impl Agent<'_> {
             for request in signals.pending() {
                 match request {
                     Request::Stop { .. } => return,
+                    Request::NextFile => {
+                        let now = self.mapper.wall(clock::monotonic_now());
+                        let broken = self.column.turn_over(now);
+                        self.note(broken);
+                    }
                     Request::PrintCounts => self.print_counts(),
                 }
             }
@@ -170,6 +176,8 @@ impl Agent<'_> {
                             program.signal(signal);
                         }
                     }
+                    // A program is run for the length of one file.
+                    Request::NextFile => {}
                     Request::PrintCounts => self.print_counts(),
                 }
             }

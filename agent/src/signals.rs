@@ -7,7 +7,10 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 
 /// The signals that have come and haven't been asked for.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalsInfo<WithOrigin>);
+pub(crate) struct Signals {
+    signals: SignalsInfo<WithOrigin>,
+    serves: bool,
+}
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,23 +24,28 @@ pub(crate) enum Request {
         /// The process that sent it, by its id.
         sender: Option<i32>,
     },
+    /// Begin another file: SIGHUP that a process sent; from a terminal that has gone it is the end.
+    NextFile,
     /// Print the counts (SIGUSR1, as tcpdump and dd do).
     PrintCounts,
 }
 
 impl Signals {
-    /// From now on signals wait here.
+    /// From now on signals wait here. Where it `serves`, SIGHUP isn't for a program that it runs.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn catch() -> std::io::Result<Self> {
-        SignalsInfo::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1]).map(Self)
+    pub(crate) fn catch(serves: bool) -> std::io::Result<Self> {
+        let signals = SignalsInfo::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1])?;
+        Ok(Self { signals, serves })
     }
 
     /// The requests that have come since the last call.
     pub(crate) fn pending(&mut self) -> impl Iterator<Item = Request> {
-        self.0.pending().filter_map(|origin| {
+        let serves = self.serves;
+        self.signals.pending().filter_map(move |origin| {
             let signal = match origin.signal {
+                SIGHUP if serves && origin.process.is_some() => return Some(Request::NextFile),
                 SIGUSR1 => return Some(Request::PrintCounts),
                 SIGINT => Signal::INT,
                 SIGTERM => Signal::TERM,

@@ -146,6 +146,23 @@ impl Agent {
         command.env("SSLCOLLECTOR_AGENT_UID", uid);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Ends it; all that it has said.
+    ///
+    /// # Panics
+    /// If it doesn't end well.
+    pub fn end_well(mut self) -> String {
+        self.signal(Signal::TERM);
+        let status = self.process.wait();
+        let said = self.said();
+        assert!(status.success(), "{status}: {said}");
+        said
+    }
+
     /// What it has said so far.
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.said).unwrap_or_default()

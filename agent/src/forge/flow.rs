@@ -58,6 +58,8 @@ pub(super) enum ResetReason {
     AgentEnd,
     /// Packets were lost on their way out.
     OutputLost,
+    /// The flow goes on in another file.
+    NextFile,
 }
 
 impl Flow {
@@ -167,6 +169,12 @@ impl Flow {
         } else {
             self.state = State::Severed;
         }
+    }
+
+    /// Ends the conversation where a file ends; what comes yet is told in another one.
+    pub(super) fn turn_over<P: PacketSink>(&mut self, at: WallTime, context: &mut Context<P>) {
+        self.at = self.at.max(at);
+        self.reset(self.mirrored, ResetReason::NextFile, context);
     }
 
     fn data<P: PacketSink>(
@@ -358,6 +366,7 @@ fn reset_comment(id: FlowId, reason: ResetReason, missing: Sides<u64>) -> Option
         ResetReason::Superseded => "superseded",
         ResetReason::AgentEnd => "agent-end",
         ResetReason::OutputLost => "output-lost",
+        ResetReason::NextFile => "next-file",
     };
     if reason == ResetReason::Session && missing.client == 0 && missing.server == 0 {
         return None;

@@ -103,11 +103,22 @@ impl<P: PacketSink> Forger<P> {
         first_lost: impl Fn(SocketAddr, SocketAddr) -> Option<FramePlace>,
         at: WallTime,
     ) {
-        let mut numbers: Vec<_> = self.flows.keys().copied().collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            if let Some(Slot::Forged(flow)) = self.flows.get_mut(&number) {
-                flow.sever(&first_lost, at, &mut self.context);
+        self.each_live(|flow, context| flow.sever(&first_lost, at, context));
+    }
+
+    /// What comes from here on goes to another file, which has to stand alone: every live flow is reset, and
+    /// goes on with a new handshake.
+    pub fn turn_over(&mut self, at: WallTime) {
+        self.each_live(|flow, context| flow.turn_over(at, context));
+    }
+
+    /// In the order in which they were numbered.
+    fn each_live(&mut self, mut act: impl FnMut(&mut Flow, &mut Context<P>)) {
+        let mut live: Vec<_> = self.flows.iter_mut().collect();
+        live.sort_unstable_by_key(|(number, _)| **number);
+        for (_, slot) in live {
+            if let Slot::Forged(flow) = slot {
+                act(flow, &mut self.context);
             }
         }
     }

@@ -1,0 +1,225 @@
+//! Capture files one after the other: `out.00001.pcapng`, `out.00002.pcapng` …
+//!
+//! Each stands alone. Numbers go on where the files that are there already end, so a new agent overwrites nothing
+//! of an earlier one.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// When a file is followed by another, and how many stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RotationChoice {
+    /// A file has about so many bytes at most.
+    pub(crate) bytes: Option<u64>,
+    /// A file is written for so long at most.
+    pub(crate) time: Option<Duration>,
+    /// So many are kept, the one that is written included.
+    pub(crate) keep: Option<usize>,
+}
+
+impl RotationChoice {
+    fn is_wanted(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// The file that is written.
+#[derive(Debug)]
+pub(crate) struct CaptureFile {
+    base: PathBuf,
+    choice: RotationChoice,
+    opened: Instant,
+    written: Arc<AtomicU64>,
+}
+
+/// Counts what goes into a file.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    file: File,
+    written: Arc<AtomicU64>,
+}
+
+impl CaptureFile {
+    /// Opens the first file. Without rotation it is `base` itself.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn open(base: &Path, choice: RotationChoice) -> io::Result<(Self, Counted)> {
+        let mut this = Self {
+            base: base.to_owned(),
+            choice,
+            opened: Instant::now(),
+            written: Arc::default(),
+        };
+        if choice.is_wanted() {
+            let writer = this.next()?;
+            return Ok((this, writer));
+        }
+        let file = options().truncate(true).create(true).open(base)?;
+        let written = Arc::clone(&this.written);
+        Ok((this, Counted { file, written }))
+    }
+
+    /// Whether it is time for another.
+    pub(crate) fn is_due(&self) -> bool {
+        let RotationChoice { bytes, time, .. } = self.choice;
+        bytes.is_some_and(|most| self.written.load(Relaxed) >= most)
+            || time.is_some_and(|most| self.opened.elapsed() >= most)
+    }
+
+    /// Opens the next file, and removes the oldest ones if there are too many.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn next(&mut self) -> io::Result<Counted> {
+        let last = numbered(&self.base).last().map_or(0, |(number, _)| *number);
+        let path = name(&self.base, last + 1);
+        let file = options().create_new(true).open(&path)?;
+        self.opened = Instant::now();
+        self.written = Arc::default();
+        if let Some(keep) = self.choice.keep {
+            let files = numbered(&self.base);
+            let old = files.len().saturating_sub(keep);
+            for (_, path) in &files[..old] {
+                // Somebody else may have removed it.
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(Counted {
+            file,
+            written: Arc::clone(&self.written),
+        })
+    }
+}
+
+/// A capture holds clear text: nobody but its owner may read it.
+fn options() -> OpenOptions {
+    let mut options = File::options();
+    options.write(true).mode(0o600);
+    options
+}
+
+/// `out.pcapng` with a number: `out.00007.pcapng`.
+fn name(base: &Path, number: u64) -> PathBuf {
+    let mut end = OsString::from(format!("{number:05}"));
+    if let Some(extension) = base.extension() {
+        end.push(".");
+        end.push(extension);
+    }
+    base.with_extension(end)
+}
+
+/// The files that are there, in the order of their numbers.
+fn numbered(base: &Path) -> Vec<(u64, PathBuf)> {
+    let directory = base.parent().filter(|parent| *parent != Path::new(""));
+    let entries = fs::read_dir(directory.unwrap_or(Path::new(".")));
+    let paths = entries.into_iter().flatten().flatten();
+    let number = |path: &Path| {
+        // Behind the stem: `.00007.pcapng`.
+        let stem = base.file_stem()?.to_str()?;
+        let rest = path
+            .file_name()?
+            .to_str()?
+            .strip_prefix(stem)?
+            .strip_prefix('.')?;
+        let digits = match base.extension() {
+            Some(extension) => rest.strip_suffix(extension.to_str()?)?.strip_suffix('.')?,
+            None => rest,
+        };
+        let all_digits = digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        all_digits.then(|| digits.parse().ok()).flatten()
+    };
+    let mut found: Vec<_> = paths
+        .filter_map(|entry| {
+            let path = entry.path();
+            number(&path).map(|number| (number, name(base, number)))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written.fetch_add(count as u64, Relaxed);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn numbers_go_on_and_old_ones_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("out.pcapng");
+        // None of these is ours to count or to remove.
+        for name in [
+            "out.pcapng",
+            "out.7.pcapng",
+            "out.00009.txt",
+            "other.00009.pcapng",
+            "out.00000x.pcapng",
+        ] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let others = names(directory.path());
+        let choice = RotationChoice {
+            bytes: Some(10),
+            keep: Some(2),
+            ..RotationChoice::default()
+        };
+        let mine = || -> Vec<String> {
+            let mut names = names(directory.path());
+            names.retain(|name| !others.contains(name));
+            names
+        };
+        let (mut file, mut writer) = CaptureFile::open(&base, choice).unwrap();
+        assert_eq!(mine(), ["out.00001.pcapng"]);
+        writer.write_all(b"123456789").unwrap();
+        assert!(!file.is_due());
+        writer.write_all(b"0").unwrap();
+        assert!(file.is_due());
+        for _ in 0..3 {
+            file.next().unwrap();
+            assert!(!file.is_due());
+        }
+        assert_eq!(mine(), ["out.00003.pcapng", "out.00004.pcapng"]);
+        CaptureFile::open(&base, choice).unwrap();
+        assert_eq!(mine(), ["out.00004.pcapng", "out.00005.pcapng"]);
+        let there = names(directory.path());
+        assert!(others.iter().all(|name| there.contains(name)));
+    }
+
+    #[test]
+    fn without_rotation_the_file_is_the_one_that_was_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("bare");
+        let (mut file, _) = CaptureFile::open(&base, RotationChoice::default()).unwrap();
+        assert!(!file.is_due());
+        // Asked to, it goes on in a numbered one.
+        file.next().unwrap();
+        assert_eq!(names(directory.path()), ["bare", "bare.00001"]);
+    }
+}
