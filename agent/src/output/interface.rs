@@ -7,8 +7,12 @@
 //!            send fails, no carrier
 //!    Sending ─────────────────────> Lost: packets are counted, not sent
 //!       ^                            │ every 200 ms: is there an interface of that name, up, with carrier?
-//!       └────────────────────────────┘ yes: recovery
+//!       └────────────────────────────┘ twice yes: recovery
 //! ```
+//!
+//! Without a carrier the kernel drops what it is given and says that all is well. It clears the interface's flag
+//! first, and sets it before it takes packets again: so the flag is looked at behind each batch, and has to be
+//! seen twice before anything is sent again.
 
 use std::collections::HashMap;
 use std::io;
@@ -142,6 +146,8 @@ pub struct InterfaceSink {
 struct Outage {
     /// Frames lost in it.
     frames: u64,
+    /// The interface was as it should be when it was looked at last.
+    well: bool,
     losses: Losses,
 }
 
@@ -255,14 +261,11 @@ impl InterfaceSink {
             return;
         }
         self.looked_at = now;
-        let state = match self.socket.ask(&self.name) {
-            Ok(state) => state,
-            Err(_) => return self.lose("is gone"),
-        };
-        match state {
-            State { up: false, .. } => self.lose("is down"),
-            State { running: false, .. } => self.lose("has no carrier"),
-            _ => self.recover(state.index),
+        match self.socket.ask(&self.name) {
+            Err(_) => self.lose("is gone"),
+            Ok(State { up: false, .. }) => self.lose("is down"),
+            Ok(State { running: false, .. }) => self.lose("has no carrier"),
+            Ok(state) => self.recover(state.index),
         }
     }
 
@@ -273,14 +276,19 @@ impl InterfaceSink {
                 "{} {how}: packets are lost until it is back",
                 self.name
             ));
-            self.lost = Some(Outage::default());
         }
+        self.lost.get_or_insert_default().well = false;
     }
 
     fn recover(&mut self, index: libc::c_int) {
+        let Some(outage) = &mut self.lost else {
+            return;
+        };
+        if !std::mem::replace(&mut outage.well, true) {
+            return;
+        }
         // An interface that was made anew has another index. What can't be bound is looked at again.
-        if self.lost.is_some()
-            && self.socket.bind(index, PATIENCE).is_ok()
+        if self.socket.bind(index, PATIENCE).is_ok()
             && let Some(outage) = self.lost.take()
         {
             self.complaints.push(format!(
@@ -313,6 +321,10 @@ impl InterfaceSink {
             self.keep_pace();
             let frames = (next..self.ends.len()).map(|number| self.frame(number));
             match self.socket.send(frames) {
+                // Without a carrier none of these went anywhere.
+                Ok(_) if !self.socket.is_running(&self.name).unwrap_or(false) => {
+                    self.lose("has no carrier");
+                }
                 Ok(sent) => {
                     let sent_bytes: usize = (next..next + sent).map(|n| self.frame(n).len()).sum();
                     self.stats.frames += sent as u64;

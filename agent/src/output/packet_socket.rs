@@ -122,11 +122,7 @@ impl PacketSocket {
     /// # Errors
     /// NotFound: there is none of that name.
     pub(super) fn ask(&self, name: &str) -> io::Result<State> {
-        let flags = {
-            // SAFETY: the flags are what this request fills in.
-            let flags = unsafe { self.request(name, libc::SIOCGIFFLAGS)?.ifr_ifru.ifru_flags };
-            libc::c_int::from(flags)
-        };
+        let flags = self.flags(name)?;
         // SAFETY: as above, the index.
         let index = unsafe {
             self.request(name, libc::SIOCGIFINDEX)?
@@ -148,6 +144,21 @@ impl PacketSocket {
             running: flags & libc::IFF_RUNNING != 0,
             kind: kind.sa_family,
         })
+    }
+
+    /// Whether an interface is up and has a carrier.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn is_running(&self, name: &str) -> io::Result<bool> {
+        let both = libc::IFF_UP | libc::IFF_RUNNING;
+        self.flags(name).map(|flags| flags & both == both)
+    }
+
+    fn flags(&self, name: &str) -> io::Result<libc::c_int> {
+        // SAFETY: the flags are what this request fills in.
+        let flags = unsafe { self.request(name, libc::SIOCGIFFLAGS)?.ifr_ifru.ifru_flags };
+        Ok(flags.into())
     }
 
     fn request(&self, name: &str, request: libc::Ioctl) -> io::Result<libc::ifreq> {
