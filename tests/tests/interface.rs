@@ -363,10 +363,10 @@ fn an_interface_that_goes_and_comes_back() {
     let network = Network::new();
     let place = Place::new(&[20_000]);
     let mirrored = Mirrored::start(&place, &["-I", "wire0", "-o", "mirror0", "--create"]);
-    let mut client = Connection::open(&network, mirrored.nginx.port);
     let listen = |name: &str| Listener::start("mirror0-tap", &place.path(name));
 
     let first = listen("first.pcapng");
+    let mut client = Connection::open(&network, mirrored.nginx.port);
     client.get(20_000);
     mirrored.wait_until_sent(20_000);
     ip("link set mirror0 down");
