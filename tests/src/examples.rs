@@ -127,10 +127,19 @@ pub fn assert_events(verdict: &Verdict, truths: &[(Transfer, Truth)]) {
 /// If not.
 pub fn assert_words(flows: &[Flow], words: &[&str]) {
     for flow in flows {
-        let comment: Vec<_> = flow.comment.split(' ').collect();
-        let there = words.iter().all(|word| comment.contains(word));
+        let there = has_words(flow, words);
         assert!(there, "{words:?} aren't in: {}", flow.comment);
     }
+}
+
+/// Whether the comment of a flow has all these words. A program that has ended before the agent could look has no
+/// name any more (`process=`), but never a wrong one.
+pub fn has_words(flow: &Flow, words: &[&str]) -> bool {
+    let comment: Vec<_> = flow.comment.split(' ').collect();
+    let unnamed = !comment.iter().any(|word| word.starts_with("process="));
+    words
+        .iter()
+        .all(|word| comment.contains(word) || (unnamed && word.starts_with("process=")))
 }
 
 /// Lower case hexadecimal, as sha256sum prints it.

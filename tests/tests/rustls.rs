@@ -8,8 +8,8 @@ use std::process::Command;
 
 use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::examples::{
-    ask, assert_all_succeeded, assert_events, assert_words, client, curl_http2, end, h2load, judge,
-    script, server, sha256, shell, start,
+    ask, assert_all_succeeded, assert_events, assert_words, client, curl_http2, end, h2load,
+    has_words, judge, script, server, sha256, shell, start,
 };
 use mirror_tests::judges::{FileInfo, HttpEvent, Verdict, exported_objects, http2_messages};
 use mirror_tests::place::{HOST, Place, content};
@@ -185,10 +185,9 @@ fn clients(name: &str, both: Option<&str>) {
         };
         let server = format!("process={name}");
         let of_client = [process, "role=client", bound, "sni=mirror.test"];
-        let words: Vec<_> = flow.comment.split(' ').collect();
-        let has = |all: &[&str]| all.iter().all(|word| words.contains(word));
-        let of_server = both.is_some_and(|bound| has(&[&server, "role=server", bound]));
-        assert!(has(&of_client) || of_server, "{number}: {}", flow.comment);
+        let of_server = both.is_some_and(|bound| has_words(flow, &[&server, "role=server", bound]));
+        let told = has_words(flow, &of_client) || of_server;
+        assert!(told, "{number}: {}", flow.comment);
     }
     if both.is_some() {
         let told = format!(
