@@ -5,6 +5,7 @@ use std::io;
 use agent::event::{FlowEvent, FlowId, FlowSink, Packet, PacketSink, Side, WallTime};
 use agent::forge::Forger;
 use agent::output::PcapngWriter;
+use agent::wire::FramePlace;
 use mirror_hook::event::{Role, Transport};
 
 use crate::model::Change;
@@ -341,4 +342,92 @@ fn the_agents_end_resets_what_lives() {
         ))
     };
     assert_eq!(ends, [(9, 0x14, 1, comment(1)), (9, 0x14, 2, comment(2))]);
+}
+
+/// Forges one flow with one request, loses the packets behind number `seen`, and goes on with another request.
+fn interrupted(seen: usize) -> Vec<(u32, u32, u8, Option<String>)> {
+    let mut forger = Forger::new(config(), Recorder::default());
+    let tell = |forger: &mut Forger<Recorder>, change: Change| {
+        forger.flow_event(FlowEvent {
+            flow: 1,
+            at: WallTime(5),
+            change: change.borrowed(),
+        });
+    };
+    tell(&mut forger, begin(1));
+    tell(&mut forger, data(Client, 0, b"lost?"));
+    let lost: Vec<_> = forger.sink_mut().0.drain(seen..).collect();
+    let places = lost
+        .iter()
+        .filter_map(|packet| FramePlace::of(&packet.frame));
+    let places: Vec<_> = places.collect();
+    assert_eq!(places.len(), lost.len());
+    let first = |source, destination| {
+        let mut mine = places.iter().copied();
+        mine.find(|place| (place.source, place.destination) == (source, destination))
+    };
+    let before = forger.sink_mut().0.len();
+    forger.restart_all(first, WallTime(6));
+    tell(&mut forger, data(Client, 5, b"more"));
+    let acknowledgment = |frame: &[u8]| u32::from_be_bytes(frame[42..46].try_into().unwrap());
+    forger.sink_mut().0[before..]
+        .iter()
+        .map(|it| {
+            let frame = &it.frame[..];
+            (
+                sequence(frame),
+                acknowledgment(frame),
+                frame[47],
+                it.comment.clone(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn packets_lost_on_their_way_out_end_a_conversation_where_they_were_seen_last() {
+    const SYN: u8 = 0x02;
+    const RST_ACK: u8 = 0x14;
+    // The handshake was seen, the request and its acknowledgment weren't.
+    let after = interrupted(3);
+    let (sequence, acknowledgment, flags, comment) = after[0].clone();
+    assert_eq!(flags, RST_ACK);
+    assert_eq!(comment, Some(format!("flow={} reset=output-lost", id(1))));
+    let (whole, handshake) = (interrupted(5), interrupted(3));
+    // All was seen: five bytes of the client's are behind the end.
+    assert_eq!(whole[0].0, sequence.wrapping_add(5));
+    assert_eq!(whole[0].1, acknowledgment);
+    assert_eq!(handshake[1].2, SYN);
+    let begins = handshake[1].3.as_deref().unwrap();
+    assert!(
+        begins.ends_with(" restarted=1 client_offset=5 server_offset=0"),
+        "{begins}"
+    );
+    // Of a handshake that nobody has seen there is nothing to end.
+    for seen in 0..2 {
+        assert_eq!(interrupted(seen)[0].2, SYN, "{seen} packets were seen");
+    }
+}
+
+#[test]
+fn flows_go_on_in_another_file() {
+    let mut forger = Forger::new(config(), Recorder::default());
+    for change in [begin(1), data(Client, 0, b"one")] {
+        forger.flow_event(FlowEvent {
+            flow: 1,
+            at: WallTime(5),
+            change: change.borrowed(),
+        });
+    }
+    forger.turn_over(WallTime(6));
+    let last = forger.sink_mut().0.pop().unwrap();
+    assert_eq!(last.frame[47], 0x14);
+    assert_eq!(
+        last.comment,
+        Some(format!("flow={} reset=next-file", id(1)))
+    );
+    // One that says no more isn't in the next file.
+    let before = forger.sink_mut().0.len();
+    forger.finish(WallTime(7));
+    assert_eq!(forger.into_sink().0.len(), before);
 }
