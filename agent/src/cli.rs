@@ -131,42 +131,43 @@ pub(crate) struct CaptureArgs {
     pub(crate) keep: Option<NonZeroUsize>,
 }
 
+const INTERFACE: &str = "Packets on an interface";
+
 /// Packets on an interface.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Packets on an interface")]
 pub(crate) struct InterfaceArgs {
     /// Send the packets on this Ethernet interface, for a monitor there or at its far end. May stand beside -w
-    #[arg(short = 'o', long = "output", value_name = "IFACE")]
+    #[arg(help_heading = INTERFACE, short = 'o', long = "output", value_name = "IFACE")]
     pub(crate) output: Option<String>,
 
     /// Make the interface of -o if it isn't there: a pair of virtual ones, IFACE and IFACE-tap
-    #[arg(long, requires = "output")]
+    #[arg(help_heading = INTERFACE, long, requires = "output")]
     pub(crate) create: bool,
 
     /// Send even where the default route leads: the clear text leaves this machine
-    #[arg(long, requires = "output")]
+    #[arg(help_heading = INTERFACE, long, requires = "output")]
     pub(crate) force: bool,
 
     /// Tag the packets with this VLAN, so that a monitor which sees the encrypted ones, too, tells them apart
-    #[arg(long, value_name = "ID", requires = "output")]
+    #[arg(help_heading = INTERFACE, long, value_name = "ID", requires = "output")]
     pub(crate) vlan: Option<VlanId>,
 
     /// Ethernet address to send to, where a switch has to bring the packets to the monitor. Without it,
     /// they have addresses that no machine has
-    #[arg(long, value_name = "ADDRESS", requires = "output")]
+    #[arg(help_heading = INTERFACE, long, value_name = "ADDRESS", requires = "output")]
     pub(crate) mac: Option<MacAddr>,
 
     /// Show servers' port A as B (443:80 for a monitor that takes ports for protocols); may be repeated
-    #[arg(long, value_name = "A:B", requires = "output")]
+    #[arg(help_heading = INTERFACE, long, value_name = "A:B", requires = "output")]
     pub(crate) port_map: Vec<PortMap>,
 
     /// Show addresses of one network as those of another (127.0.0.0/16=10.127.0.0/16); may be repeated. Sessions
     /// within this host are left out unless their addresses are mapped to others
-    #[arg(long, value_name = "NET=NET", requires = "output")]
+    #[arg(help_heading = INTERFACE, long, value_name = "NET=NET", requires = "output")]
     pub(crate) net_map: Vec<NetworkMap>,
 
     /// Send at most so many bits a second (K, M and G are known). What programs say faster finds their rings full
-    #[arg(long, value_name = "BITS", requires = "output", value_parser = parse_pace)]
+    #[arg(help_heading = INTERFACE, long, value_name = "BITS", requires = "output", value_parser = parse_pace)]
     pub(crate) pace: Option<Pace>,
 }
 

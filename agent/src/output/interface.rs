@@ -404,3 +404,18 @@ impl PacketSink for InterfaceSink {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_their_time() {
+        let pace = |bits| Pace::bits_per_s(bits);
+        assert_eq!(pace(8e6).unwrap().time(1000), Duration::from_millis(1));
+        assert_eq!(pace(1e9).unwrap().time(1514), Duration::from_nanos(12_112));
+        for bad in [0.0, 999.0, 1.1e12, f64::NAN, f64::INFINITY, -1e6] {
+            assert_eq!(pace(bad), None, "{bad}");
+        }
+    }
+}
