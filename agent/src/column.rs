@@ -23,6 +23,8 @@ pub(crate) struct Column {
 struct Branch {
     output: OutputChoice,
     end: End,
+    /// Why the next file can't be written.
+    error: Option<io::Error>,
 }
 
 /// Forged packets, or a summary for people.
@@ -97,6 +99,7 @@ impl Column {
             column.branches.push(Branch {
                 output: output.clone(),
                 end,
+                error: None,
             });
         }
         Ok(column)
@@ -107,7 +110,7 @@ impl Column {
         self.each(|end| match end {
             End::File(forger, file) => {
                 write_until(forger, until)?;
-                match file.is_due() {
+                match file.is_old() {
                     true => begin_next(forger, file, until),
                     false => Ok(()),
                 }
@@ -156,7 +159,10 @@ impl Column {
         let mut broken = Vec::new();
         let complaints = &mut self.complaints;
         self.branches.retain_mut(|branch| {
-            let result = act(&mut branch.end);
+            let result = branch
+                .error
+                .take()
+                .map_or_else(|| act(&mut branch.end), Err);
             if let End::Interface(forger) = &mut branch.end {
                 complaints.extend(forger.sink_mut().take_complaints());
             }
@@ -211,7 +217,14 @@ impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
         for branch in &mut self.branches {
             match &mut branch.end {
-                End::File(forger, _) | End::Stream(forger) => forger.flow_event(event),
+                End::File(forger, file) => {
+                    forger.flow_event(event);
+                    // Here, since a turn may bring more than a file shall have.
+                    if file.is_full(file_bytes(forger)) && branch.error.is_none() {
+                        branch.error = begin_next(forger, file, event.at).err();
+                    }
+                }
+                End::Stream(forger) => forger.flow_event(event),
                 End::Interface(forger) => forger.flow_event(event),
                 End::Summary(summary) => summary.flow_event(event),
             }
@@ -250,10 +263,19 @@ fn begin_next(
 ) -> io::Result<()> {
     forger.turn_over(at);
     forger.take_error().map_or(Ok(()), Err)?;
+    let next = file.next(file_bytes(forger))?;
     let window = forger.sink_mut();
     window.finish()?;
-    *window.sink_mut() = begin_capture(Box::new(file.next()?))?;
+    window.begin_anew();
+    *window.sink_mut() = begin_capture(Box::new(next))?;
     Ok(())
+}
+
+/// What the packets that were forged take in files, about: each has a block of its own.
+fn file_bytes(forger: &Forger<CaptureOutput>) -> u64 {
+    const BLOCK_BYTES: u64 = 36;
+    let stats = forger.stats();
+    stats.frame_bytes + stats.packets * BLOCK_BYTES
 }
 
 /// Makes the interface if that is asked for, and refuses the one that leads to the world. Returns what was done.

@@ -5,11 +5,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// When a file is followed by another, and how many stay.
@@ -35,14 +33,8 @@ pub(crate) struct CaptureFile {
     base: PathBuf,
     choice: RotationChoice,
     opened: Instant,
-    written: Arc<AtomicU64>,
-}
-
-/// Counts what goes into a file.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    file: File,
-    written: Arc<AtomicU64>,
+    /// Bytes of all files before this one.
+    before: u64,
 }
 
 impl CaptureFile {
@@ -50,39 +42,43 @@ impl CaptureFile {
     ///
     /// # Errors
     /// It can't be written.
-    pub(crate) fn open(base: &Path, choice: RotationChoice) -> io::Result<(Self, Counted)> {
+    pub(crate) fn open(base: &Path, choice: RotationChoice) -> io::Result<(Self, File)> {
         let mut this = Self {
             base: base.to_owned(),
             choice,
             opened: Instant::now(),
-            written: Arc::default(),
+            before: 0,
         };
-        if choice.is_wanted() {
-            let writer = this.next()?;
-            return Ok((this, writer));
-        }
-        let file = options().truncate(true).create(true).open(base)?;
-        let written = Arc::clone(&this.written);
-        Ok((this, Counted { file, written }))
+        let file = match choice.is_wanted() {
+            true => this.next(0)?,
+            false => options().truncate(true).create(true).open(base)?,
+        };
+        Ok((this, file))
     }
 
     /// Whether it is time for another.
-    pub(crate) fn is_due(&self) -> bool {
-        let RotationChoice { bytes, time, .. } = self.choice;
-        bytes.is_some_and(|most| self.written.load(Relaxed) >= most)
-            || time.is_some_and(|most| self.opened.elapsed() >= most)
+    pub(crate) fn is_old(&self) -> bool {
+        let most = self.choice.time;
+        most.is_some_and(|most| self.opened.elapsed() >= most)
     }
 
-    /// Opens the next file, and removes the oldest ones if there are too many.
+    /// Whether it has as much as it may have, of `bytes` in all files.
+    pub(crate) fn is_full(&self, bytes: u64) -> bool {
+        let most = self.choice.bytes;
+        most.is_some_and(|most| bytes - self.before >= most)
+    }
+
+    /// Opens the next file, and removes the oldest ones if there are too many. `bytes` are in those before it.
     ///
     /// # Errors
     /// It can't be written.
-    pub(crate) fn next(&mut self) -> io::Result<Counted> {
+    pub(crate) fn next(&mut self, bytes: u64) -> io::Result<File> {
         let last = numbered(&self.base).last().map_or(0, |(number, _)| *number);
-        let path = name(&self.base, last + 1);
-        let file = options().create_new(true).open(&path)?;
+        let file = options()
+            .create_new(true)
+            .open(name(&self.base, last + 1))?;
         self.opened = Instant::now();
-        self.written = Arc::default();
+        self.before = bytes;
         if let Some(keep) = self.choice.keep {
             let files = numbered(&self.base);
             let old = files.len().saturating_sub(keep);
@@ -91,10 +87,7 @@ impl CaptureFile {
                 let _ = fs::remove_file(path);
             }
         }
-        Ok(Counted {
-            file,
-            written: Arc::clone(&self.written),
-        })
+        Ok(file)
     }
 }
 
@@ -145,18 +138,6 @@ fn numbered(base: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.written.fetch_add(count as u64, Relaxed);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,15 +176,12 @@ mod tests {
             names.retain(|name| !others.contains(name));
             names
         };
-        let (mut file, mut writer) = CaptureFile::open(&base, choice).unwrap();
+        let (mut file, _) = CaptureFile::open(&base, choice).unwrap();
         assert_eq!(mine(), ["out.00001.pcapng"]);
-        writer.write_all(b"123456789").unwrap();
-        assert!(!file.is_due());
-        writer.write_all(b"0").unwrap();
-        assert!(file.is_due());
-        for _ in 0..3 {
-            file.next().unwrap();
-            assert!(!file.is_due());
+        for before in [0, 15, 27] {
+            assert!(!file.is_full(before + 9) && file.is_full(before + 10));
+            // One record more than it may have.
+            file.next(before + 15 - before / 5).unwrap();
         }
         assert_eq!(mine(), ["out.00003.pcapng", "out.00004.pcapng"]);
         CaptureFile::open(&base, choice).unwrap();
@@ -217,9 +195,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("bare");
         let (mut file, _) = CaptureFile::open(&base, RotationChoice::default()).unwrap();
-        assert!(!file.is_due());
+        assert!(!file.is_full(u64::MAX) && !file.is_old());
         // Asked to, it goes on in a numbered one.
-        file.next().unwrap();
+        file.next(1).unwrap();
         assert_eq!(names(directory.path()), ["bare", "bare.00001"]);
     }
 }

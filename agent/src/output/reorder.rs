@@ -124,6 +124,11 @@ impl<P: PacketSink> Reorder<P> {
         self.sink.flush()
     }
 
+    /// What comes from here on goes to another file: it may have earlier times than what was written.
+    pub fn begin_anew(&mut self) {
+        self.written = WallTime(0);
+    }
+
     /// Time of the first packet that waits.
     pub fn next_at(&self) -> Option<WallTime> {
         self.waiting.peek().map(|Reverse(next)| next.at)
