@@ -270,16 +270,37 @@ fn steps_to_take(stages: &str) -> Vec<u64> {
     steps
 }
 
+/// What a write can have become.
+const STAGES: [&str; 5] = ["nothing", "reserved", "marked", "begun", "committed"];
+
 #[test]
 fn behind_an_instruction_of_a_write() {
     let mut kills = Kills::new();
     let first = 20_000;
     let stages = kills.kill(&["steps", &first.to_string()]);
-    let steps = steps_to_take(&stages);
+    let mut numbers = first + 1..;
     let mut became = Vec::new();
-    for (number, step) in (first + 1..).zip(&steps) {
+    let mut kill_behind = |step: u64| {
+        let number = numbers.next().expect("numbers enough");
         let said = kills.kill(&["step", &number.to_string(), &step.to_string()]);
         became.push((number, said.trim().to_owned()));
+        said.trim().to_owned()
+    };
+    let mut met = std::collections::BTreeSet::new();
+    for step in steps_to_take(&stages) {
+        met.insert(kill_behind(step));
+    }
+    // Each has to be met, and how many instructions come before it depends on what the agent has just read:
+    // those that were missed are looked for around the place where they were once.
+    for line in stages.lines() {
+        let (step, stage) = line.split_once(' ').expect("a step and a stage");
+        let step: u64 = step.parse().expect("a number");
+        let mut places = (step.saturating_sub(150)..step + 150).step_by(9);
+        while STAGES.contains(&stage) && !met.contains(stage) {
+            let place = places.next();
+            let place = place.unwrap_or_else(|| panic!("{stage} isn't met: {met:?} in {stages}"));
+            met.insert(kill_behind(place));
+        }
     }
     let left = kills.end();
     left.assert_cut(first, 0, BEFORE + STEPPED, 0);
@@ -295,7 +316,7 @@ fn behind_an_instruction_of_a_write() {
         };
         left.assert_cut(*number, 0, complete, lost);
     }
-    for stage in ["nothing", "reserved", "marked", "begun", "committed"] {
+    for stage in STAGES {
         assert!(counts.contains_key(stage), "{counts:?} in {stages}");
     }
     left.assert_told(counts["reserved"], "ended in the middle of a write");
