@@ -307,7 +307,7 @@ fn parse_pace(text: &str) -> Result<Pace, String> {
     };
     let bits = number.parse::<f64>().ok().map(|number| number * unit);
     bits.and_then(Pace::bits_per_s)
-        .ok_or_else(|| format!("'{text}' is no number of bits a second from 1K to 1000G"))
+        .ok_or_else(|| format!("'{text}' is no number of bits a second from 1M to 1000G"))
 }
 
 /// A number of bytes: `65536`, `64K`, `16M`.
@@ -378,10 +378,10 @@ mod tests {
 
     #[test]
     fn paces() {
-        for good in ["1K", "500M", "2.5G", "1000000"] {
+        for good in ["1M", "1000K", "500M", "2.5G", "1000000"] {
             assert!(parse_pace(good).is_ok(), "{good}");
         }
-        for bad in ["", "M", "0", "999", "-1M", "nanM", "infG", "1001G", "1T"] {
+        for bad in ["", "M", "0", "999K", "-1M", "nanM", "infG", "1001G", "1T"] {
             assert!(parse_pace(bad).is_err(), "{bad}");
         }
     }

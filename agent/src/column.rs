@@ -220,7 +220,7 @@ impl FlowSink for Column {
                 End::File(forger, file) => {
                     forger.flow_event(event);
                     // Here, since a turn may bring more than a file shall have.
-                    if file.is_full(file_bytes(forger)) && branch.error.is_none() {
+                    if file.is_full(|| file_bytes(forger)) && branch.error.is_none() {
                         branch.error = begin_next(forger, file, event.at).err();
                     }
                 }

@@ -62,10 +62,10 @@ impl CaptureFile {
         most.is_some_and(|most| self.opened.elapsed() >= most)
     }
 
-    /// Whether it has as much as it may have, of `bytes` in all files.
-    pub(crate) fn is_full(&self, bytes: u64) -> bool {
+    /// Whether it has as much as it may have. `bytes` tells how many are in all files so far.
+    pub(crate) fn is_full(&self, bytes: impl FnOnce() -> u64) -> bool {
         let most = self.choice.bytes;
-        most.is_some_and(|most| bytes - self.before >= most)
+        most.is_some_and(|most| bytes() - self.before >= most)
     }
 
     /// Opens the next file, and removes the oldest ones if there are too many. `bytes` are in those before it.
@@ -179,7 +179,7 @@ mod tests {
         let (mut file, _) = CaptureFile::open(&base, choice).unwrap();
         assert_eq!(mine(), ["out.00001.pcapng"]);
         for before in [0, 15, 27] {
-            assert!(!file.is_full(before + 9) && file.is_full(before + 10));
+            assert!(!file.is_full(|| before + 9) && file.is_full(|| before + 10));
             // One record more than it may have.
             file.next(before + 15 - before / 5).unwrap();
         }
@@ -195,7 +195,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("bare");
         let (mut file, _) = CaptureFile::open(&base, RotationChoice::default()).unwrap();
-        assert!(!file.is_full(u64::MAX) && !file.is_old());
+        assert!(!file.is_full(|| u64::MAX) && !file.is_old());
         // Asked to, it goes on in a numbered one.
         file.next(1).unwrap();
         assert_eq!(names(directory.path()), ["bare", "bare.00001"]);

@@ -23,9 +23,7 @@
 //! use std::io::{Read, Write};
 //! use std::sync::Arc;
 //!
-//! # fn config() -> rustls::ClientConfig { unimplemented!() }
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config: rustls::ClientConfig = config();
+//! # fn fetch(config: rustls::ClientConfig) -> Result<(), Box<dyn std::error::Error>> {
 //! let conn = rustls::ClientConnection::new(Arc::new(config), "example.test".try_into()?)?;
 //! let sock = std::net::TcpStream::connect("example.test:443")?;
 //! let mut tls = rustls::StreamOwned::new(conn, sock);

@@ -89,8 +89,9 @@ pub enum WireFact {
     },
 }
 
-/// Reads a frame; it may have been cut behind what is needed. Forged ones, which an agent sends on this
-/// interface, tell nothing.
+/// Reads a frame; it may have been cut behind what is needed. Forged ones, which some agent sends on this
+/// interface, tell nothing: a handshake inside of clear text would be bound to addresses that aren't its own.
+/// A machine that takes such an Ethernet address hides no text, only its addresses: placeholders, marked.
 pub fn parse_frame(link: LinkType, frame: &[u8]) -> Option<WireFact> {
     let packet = strip_link(link, frame)?;
     let forged = || {

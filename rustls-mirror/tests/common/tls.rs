@@ -63,14 +63,19 @@ pub(crate) fn ring() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Trusts what [`server_config`] shows. TLS 1.2 and 1.3, resumption in memory.
-pub(crate) fn client_config(provider: Arc<CryptoProvider>) -> ClientConfig {
+/// Trust in those who issued [`identity`].
+fn roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add(identity().issuer.clone()).unwrap();
+    roots
+}
+
+/// Trusts what [`server_config`] shows. TLS 1.2 and 1.3, resumption in memory.
+pub(crate) fn client_config(provider: Arc<CryptoProvider>) -> ClientConfig {
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots())
         .with_no_client_auth()
 }
 
@@ -79,20 +84,16 @@ pub(crate) fn client_config_of(
     provider: Arc<CryptoProvider>,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity().issuer.clone()).unwrap();
     ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots())
         .with_no_client_auth()
 }
 
 /// What [`client_config`] verifies servers with.
 pub(crate) fn verifier(provider: Arc<CryptoProvider>) -> Arc<WebPkiServerVerifier> {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity().issuer.clone()).unwrap();
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots()), provider)
         .build()
         .unwrap()
 }
@@ -109,10 +110,8 @@ pub(crate) fn server_config(provider: Arc<CryptoProvider>) -> ServerConfig {
 
 /// As [`server_config`], and asks the client for a certificate, which [`authenticated`] has.
 pub(crate) fn demanding_config(provider: Arc<CryptoProvider>) -> ServerConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity().issuer.clone()).unwrap();
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots()), Arc::clone(&provider))
             .build()
             .unwrap();
     ServerConfig::builder_with_provider(provider)
@@ -128,12 +127,10 @@ pub(crate) fn authenticated(
     provider: Arc<CryptoProvider>,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity().issuer.clone()).unwrap();
     ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots())
         .with_client_auth_cert(identity().chain.clone(), identity().key.clone_key())
         .unwrap()
 }
