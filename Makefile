@@ -75,6 +75,11 @@ bench-replay: install-build ## packets on an interface, forging included, agains
 	@scripts/install-peers.sh bench
 	$(CARGO) run --release -q -p mirror-benches --bin replay
 
+.PHONY: bench-collector
+bench-collector: install-build ## agents over TLS through a collector onto an interface: throughput, memory, latency (root)
+	$(CARGO) build --release -q -p sslcollector
+	$(CARGO) run --release -q -p mirror-benches --bin collector
+
 .PHONY: bench-hook
 bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx against stock and against uprobes
 	@scripts/install-peers.sh build demo bench
@@ -115,10 +120,19 @@ restarts: openssl ## RESTARTS (100) of an agent under load, ended and killed: no
 	$(CARGO) build -p sslcollector
 	MIRROR_RESTARTS=$(RESTARTS) $(CARGO) test -p mirror-tests --test restart under_load
 
+.PHONY: cuts
+CUTS ?= 100
+cuts: openssl ## CUTS (100) of a tunnel under load by each way of cutting it, collectors killed, agents killed
+	@scripts/install-peers.sh build demo test
+	$(CARGO) build -p sslcollector
+	MIRROR_CUTS=$(CUTS) $(CARGO) test -p mirror-tests --test cuts
+
 .PHONY: hostile fuzz
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= ring attach body policy wire text helper_request frame batch inlet answers spool token enrol certificate_request \
+	envelope mark
 # What cargo-fuzz would pass; so it isn't needed, and the stable compiler will do.
 FUZZ_FLAGS := --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -130,10 +144,10 @@ hostile: install-build ## HOSTILE_SECONDS (300) of overwriting a ring that is in
 
 fuzz: install-build ## FUZZ_SECONDS (60) of made-up input for each fuzz target; needs g++
 	cd fuzz && RUSTC_BOOTSTRAP=1 RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz $(CARGO) build --release --target $(HOST)
-	@for target in ring attach body policy; do \
+	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p $(TARGET)/fuzz/corpus/$$target; \
 		echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
-		$(TARGET)/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+		$(TARGET)/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 -malloc_limit_mb=100 \
 			-artifact_prefix=$(TARGET)/fuzz/$$target- $(TARGET)/fuzz/corpus/$$target fuzz/corpus/$$target || exit 1; \
 	done
 

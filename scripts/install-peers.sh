@@ -54,6 +54,7 @@ needs() {
 		psql postgresql-client
 		wrk wrk
 		h2load nghttp2-client
+		nats-server nats-server
 		ab apache2-utils
 		valgrind valgrind
 		END
@@ -192,7 +193,7 @@ disable_services() {
     for package in $packages; do
         case $package in
         nginx-light) $root systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | postgresql | suricata) $root systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | nats-server | postgresql | suricata) $root systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

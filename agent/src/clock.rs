@@ -2,10 +2,13 @@
 //!
 //! The offset between the two clocks moves: NTP disciplines the wall clock, people set it. Packets
 //! of one capture must not go back in time for that, so the offset is *slewed*: it approaches what
-//! was last measured by at most [`MAX_SLEW_PPM`]. Only forward, and only when the wall clock is more
-//! than [`STEP_AFTER_NS`] ahead (CLOCK_MONOTONIC stands still while a machine is suspended), it
-//! steps. The core is pure; [`monotonic_now`] and [`wall_now`] are where time comes from.
+//! was last measured by at most [`MAX_SLEW_PPM`]. A wall clock that was set back by more than
+//! [`STEP_NS`] is approached at half speed instead: times go on, each later than the one before, until both
+//! agree again after twice the difference. Only forward, and only when the wall clock is as far ahead
+//! (CLOCK_MONOTONIC stands still while a machine is suspended), it steps. Whoever reads the clocks is told of
+//! a [`Step`], once. The core is pure; [`monotonic_now`] and [`wall_now`] are where time comes from.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -14,8 +17,32 @@ use crate::event::{MonotonicTime, WallTime};
 
 /// How fast the offset may change: 500 parts per million, as adjtime(3) has it.
 pub const MAX_SLEW_PPM: i128 = 500;
-/// A wall clock this far ahead is followed at once.
-pub const STEP_AFTER_NS: i128 = 1_000_000_000;
+/// A wall clock that was set back farther than [`STEP_NS`] is approached as fast as this: at half speed.
+pub const BACK_SLEW_PPM: i128 = 500_000;
+/// A wall clock that moves so far between two readings was set. One so far ahead is followed at once.
+pub const STEP_NS: i128 = 1_000_000_000;
+
+/// The wall clock was set by so many nanoseconds; below 0: back. Shown with what that means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step(pub i128);
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.unsigned_abs() / 1_000_000_000;
+        match self.0 < 0 {
+            true => write!(
+                f,
+                "the machine's clock was set back by {seconds} s: packets' times never go back; ahead of it, they go on \
+                 at half speed for {} s until both agree (a restart has them agree at once)",
+                2 * seconds
+            ),
+            false => write!(
+                f,
+                "the machine's clock was set forward by {seconds} s, or the machine has slept: packets' times follow"
+            ),
+        }
+    }
+}
 
 /// Maps [`MonotonicTime`] to [`WallTime`].
 #[derive(Clone, Debug)]
@@ -44,18 +71,21 @@ impl Clock {
         Self::new(monotonic_now(), wall_now())
     }
 
-    /// Takes another reading of both clocks; once a second is enough.
-    pub fn adjust(&mut self, monotonic: MonotonicTime, wall: WallTime) {
+    /// Takes another reading of both clocks; once a second is enough. Tells if the wall clock was set since the last
+    /// one.
+    pub fn adjust(&mut self, monotonic: MonotonicTime, wall: WallTime) -> Option<Step> {
         let now = monotonic.max(self.since);
         let measured = i128::from(wall.0) - i128::from(monotonic.0);
         let current = self.offset_at(now);
+        let step = measured - self.target;
         self.since = now;
         self.target = measured;
-        self.offset = if measured - current > STEP_AFTER_NS {
+        self.offset = if measured - current > STEP_NS {
             measured
         } else {
             current
         };
+        (step.abs() > STEP_NS).then_some(Step(step))
     }
 
     /// The wall time of an event. An event of before the last adjustment gets the offset as it was
@@ -67,8 +97,13 @@ impl Clock {
 
     fn offset_at(&self, at: MonotonicTime) -> i128 {
         let elapsed = i128::from(at.0.saturating_sub(self.since.0));
-        let reach = elapsed * MAX_SLEW_PPM / 1_000_000;
-        self.offset + (self.target - self.offset).clamp(-reach, reach)
+        let difference = self.target - self.offset;
+        let reach = |ppm: i128| elapsed * ppm / 1_000_000;
+        if difference < -STEP_NS {
+            // What is left of it later is less than a step.
+            return self.offset - reach(BACK_SLEW_PPM).min(-difference);
+        }
+        self.offset + difference.clamp(-reach(MAX_SLEW_PPM), reach(MAX_SLEW_PPM))
     }
 }
 
@@ -118,10 +153,33 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_set_far_back_is_met_at_half_speed() {
+        let (base, hour) = (1_000_000 * SECOND, 3_600 * SECOND);
+        let mut clock = Clock::new(MonotonicTime(0), WallTime(base));
+        let wall = |seconds: u64| WallTime(base + seconds * SECOND - hour);
+        let step = clock.adjust(MonotonicTime(SECOND), wall(1));
+        assert_eq!(step, Some(Step(-i128::from(hour))));
+        assert!(step.unwrap().to_string().contains("set back by 3600 s"));
+        let mut last = clock.wall(MonotonicTime(SECOND));
+        for seconds in 2..=7_201 {
+            let now = MonotonicTime(seconds * SECOND);
+            let before = clock.wall(now);
+            assert_eq!(clock.adjust(now, wall(seconds)), None, "told once");
+            assert_eq!(clock.wall(now), before);
+            assert!(before.0 >= last.0 + SECOND / 2);
+            last = before;
+        }
+        // Twice the difference later they agree, but for what is slewed as ever.
+        let ahead = last.0 - wall(7_201).0;
+        assert!(ahead <= SECOND, "{ahead} ns ahead");
+    }
+
+    #[test]
     fn after_a_suspension_it_steps_forward() {
         let base = 1_000 * SECOND;
         let mut clock = Clock::new(MonotonicTime(0), WallTime(base));
-        clock.adjust(MonotonicTime(SECOND), WallTime(base + 3_600 * SECOND));
+        let step = clock.adjust(MonotonicTime(SECOND), WallTime(base + 3_600 * SECOND));
+        assert_eq!(step, Some(Step(3_599 * i128::from(SECOND))));
         assert_eq!(
             clock.wall(MonotonicTime(SECOND)),
             WallTime(base + 3_600 * SECOND)

@@ -11,15 +11,18 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::filter::Policy;
 use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
+use serde::{Deserialize, Serialize};
+
+use crate::filter::Policy;
+use crate::tunnel::remote;
 
 /// CLOCK_MONOTONIC in nanoseconds, as the hook stamps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonotonicTime(pub u64);
 
 /// Nanoseconds since 1970-01-01 00:00 UTC, as a capture file has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(pub u64);
 
 /// A session: one connection of one process (one ring).
@@ -32,7 +35,7 @@ pub struct SessionKey {
 }
 
 /// The process that a ring belongs to, as the kernel tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// Process id in the agent's namespace.
     pub pid: u32,
@@ -132,7 +135,7 @@ pub struct Settled {
 }
 
 /// An end of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// The one that connected.
     Client,
@@ -160,7 +163,7 @@ impl Side {
 
 /// Names a TLS session the same way at both of its ends: a hash of both randoms, or, where these
 /// aren't known, of the agent's own numbers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId(pub [u8; 16]);
 
 impl fmt::Debug for FlowId {
@@ -172,7 +175,7 @@ impl fmt::Debug for FlowId {
 }
 
 /// The two ends of a flow. Both are of one address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tuple {
     /// Who connected.
     pub client: SocketAddr,
@@ -181,7 +184,7 @@ pub struct Tuple {
 }
 
 /// How the clear text found its tuple.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Binding {
     /// The library's socket told it.
     Socket,
@@ -196,7 +199,7 @@ pub enum Binding {
 }
 
 /// What a flow is, for its first packet's comment and for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowInfo {
     /// The same at both ends.
     pub id: FlowId,
@@ -207,10 +210,13 @@ pub struct FlowInfo {
     /// The process that was mirrored.
     pub process: Arc<ProcessInfo>,
     /// Which end it is.
+    #[serde(with = "remote::RoleForm")]
     pub role: Role,
     /// How it came to be announced.
+    #[serde(with = "remote::AnnouncementForm")]
     pub announcement: Announcement,
     /// What the TLS records travelled on.
+    #[serde(with = "remote::TransportForm")]
     pub transport: Transport,
     /// Server name.
     pub sni: Option<String>,
@@ -223,6 +229,7 @@ pub struct FlowInfo {
     /// The session was resumed.
     pub resumed: bool,
     /// What became of 0-RTT data.
+    #[serde(with = "remote::EarlyDataForm")]
     pub early: EarlyData,
     /// Clear bytes that the client sent before TLS began, where that is known: more than 0 is
     /// STARTTLS or a PROXY header, and this flow begins after it.

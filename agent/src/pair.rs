@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agent::output::leave_cutting_to_kernel;
 use anyhow::{Context, bail};
 
 /// What is appended to the output's name for the end at which a sensor listens.
@@ -31,6 +32,8 @@ pub(crate) fn make(name: &str) -> anyhow::Result<Option<String>> {
         );
     }
     ip(&["link", "add", name, "type", "veth", "peer", "name", &far])?;
+    // Else the far end would get large packets uncut (--wire-only), and unfinished checksums. Nobody else sends here.
+    let _ = leave_cutting_to_kernel(name);
     for end in [name, far.as_str()] {
         // An interface with addresses speaks of its own accord.
         ip(&[

@@ -1,5 +1,11 @@
 //! What is said at the end, and on SIGUSR1: how much was seen, what is missing and why, what to do.
 
+mod broker;
+mod outputs;
+mod tunnel;
+
+pub(crate) use self::outputs::{packets, reader_losses, sending_losses};
+
 use agent::flow::FlowStats;
 use agent::intake::{IntakeStats, Refusal};
 
@@ -35,12 +41,27 @@ impl Counts {
         self.intake.lost_bytes + self.intake.stray_bytes + self.flow.unknown_bytes
     }
 
+    /// Clear text bytes for which a tunnel had no room: they are in no packet there, whatever other outputs have.
+    fn tunnel_losses(&self) -> u64 {
+        let outboxes = self.outputs.iter().filter_map(|branch| {
+            let tunnel = branch.end.tunnel.as_ref().map(|tunnel| &tunnel.outbox);
+            tunnel.or(branch.end.broker.as_ref().map(|broker| &broker.outbox))
+        });
+        outboxes
+            .map(|outbox| outbox.dropped_bytes)
+            .max()
+            .unwrap_or(0)
+    }
+
     /// The report, a line each. The first says what there is, the others what isn't, and why.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.first_line()];
         lines.extend(self.continued());
         lines.extend(self.losses());
-        lines.extend(self.outputs.iter().flat_map(interface_losses));
+        lines.extend(self.outputs.iter().flat_map(sending_losses));
+        lines.extend(self.outputs.iter().flat_map(tunnel::lines));
+        lines.extend(self.outputs.iter().flat_map(broker::lines));
+        lines.extend(self.outputs.iter().flat_map(reader_losses));
         lines.extend(self.limits());
         lines
     }
@@ -53,21 +74,37 @@ impl Counts {
             counted(self.flow.bytes, "byte"),
         );
         for branch in &self.outputs {
-            let Some(forge) = &branch.forge else {
+            if let Some(readers) = &branch.end.readers {
+                line += &format!(
+                    ", {} to {}",
+                    counted(readers.packets, "packet"),
+                    counted(readers.readers, "reader")
+                );
+            }
+            let Some(forge) = &branch.end.forge else {
                 continue;
             };
             line += &match &branch.output {
                 OutputChoice::Interface(choice) => {
-                    let sent = counted(branch.interface.frames, "packet");
+                    let sent = counted(branch.end.sent.frames, "packet");
                     format!(", {sent} on {}", choice.name)
                 }
-                OutputChoice::Stdout => {
-                    format!(", {} on standard output", counted(forge.packets, "packet"))
+                OutputChoice::Vxlan(_) => {
+                    let sent = counted(branch.end.sent.frames, "packet");
+                    format!(", {sent} to {}", branch.output)
                 }
-                output => format!(", {} in {output}", counted(forge.packets, "packet")),
+                output => {
+                    let place = if *output == OutputChoice::Stdout {
+                        "on"
+                    } else {
+                        "in"
+                    };
+                    let packets = packets(branch).unwrap_or(forge.packets);
+                    format!(", {} {place} {output}", counted(packets, "packet"))
+                }
             };
         }
-        let lost = self.lost_bytes() + self.intake.untold_bytes;
+        let lost = self.lost_bytes() + self.intake.untold_bytes + self.tunnel_losses();
         if lost > 0 {
             line += &format!(", {} LOST", counted(lost, "byte"));
         }
@@ -79,12 +116,12 @@ impl Counts {
         let reordered = self
             .outputs
             .iter()
-            .map(|branch| branch.window.clamped)
+            .map(|branch| branch.end.window.clamped)
             .sum();
         // Each was deferred first. One that is open still may find room yet.
         let found_room = intake.opens_deferred.saturating_sub(intake.opens_lost);
         // Each output forges the same.
-        let forged = self.outputs.iter().filter_map(|branch| branch.forge);
+        let forged = self.outputs.iter().filter_map(|branch| branch.end.forge);
         let dropped = forged.map(|forge| forge.dropped_bytes).max().unwrap_or(0);
         [
             (self.lost_bytes(), format!(
@@ -228,6 +265,13 @@ impl Counts {
                 ),
             ),
             (
+                flow.clock_steps,
+                format!(
+                    "the machine's clock was set {}: packets' times never went back for it",
+                    counted(flow.clock_steps, "time"),
+                ),
+            ),
+            (
                 flow.twins,
                 format!(
                     "{} mirrored at both ends: one copy is shown",
@@ -240,39 +284,8 @@ impl Counts {
     }
 }
 
-/// What doesn't reach the monitor on an interface.
-fn interface_losses(branch: &BranchStats) -> impl Iterator<Item = String> + use<> {
-    let (stats, output) = (branch.interface, branch.output.to_string());
-    let hidden = branch.forge.filter(|forge| forge.flows_hidden > 0);
-    [
-        (stats.lost > 0).then(|| {
-            format!(
-                "{} LOST while {output} couldn't send ({})",
-                counted(stats.lost, "packet"),
-                counted(stats.outages, "time"),
-            )
-        }),
-        (stats.too_large > 0).then(|| {
-            format!(
-                "{} LOST: larger than {output} takes since its MTU was changed",
-                counted(stats.too_large, "packet"),
-            )
-        }),
-        hidden.map(|forge| {
-            format!(
-                "{} within this host not sent on {output}, with {} of clear text: \
-                 --net-map 127.0.0.0/16=10.127.0.0/16 shows them under other addresses",
-                counted(forge.flows_hidden, "session"),
-                counted(forge.hidden_bytes, "byte"),
-            )
-        }),
-    ]
-    .into_iter()
-    .flatten()
-}
-
 /// `1 session`, `2 sessions`.
-fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     let plural = match (count, noun) {
         (1, _) => "",
         (_, noun) if noun.ends_with('s') => "es",

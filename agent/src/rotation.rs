@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent::helper::Helper;
+
 /// When a file is followed by another, and how many stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RotationChoice {
@@ -32,25 +34,33 @@ impl RotationChoice {
 pub(crate) struct CaptureFile {
     base: PathBuf,
     choice: RotationChoice,
+    /// Opens the next ones where this process may not, and by which number it knows the output.
+    helper: Option<(Helper, u32)>,
     opened: Instant,
     /// Bytes of all files before this one.
     before: u64,
 }
 
 impl CaptureFile {
-    /// Opens the first file. Without rotation it is `base` itself.
+    /// Opens the first file. Without rotation it is `base` itself. Where there is a `helper`, it opens those that
+    /// follow.
     ///
     /// # Errors
     /// It can't be written.
-    pub(crate) fn open(base: &Path, choice: RotationChoice) -> io::Result<(Self, File)> {
-        let mut this = Self {
+    pub(crate) fn open(
+        base: &Path,
+        choice: RotationChoice,
+        helper: Option<(Helper, u32)>,
+    ) -> io::Result<(Self, File)> {
+        let this = Self {
             base: base.to_owned(),
             choice,
+            helper,
             opened: Instant::now(),
             before: 0,
         };
         let file = match choice.is_wanted() {
-            true => this.next(0)?,
+            true => open_next(base, choice.keep)?,
             false => options().truncate(true).create(true).open(base)?,
         };
         Ok((this, file))
@@ -65,30 +75,49 @@ impl CaptureFile {
     /// Whether it has as much as it may have. `bytes` tells how many are in all files so far.
     pub(crate) fn is_full(&self, bytes: impl FnOnce() -> u64) -> bool {
         let most = self.choice.bytes;
-        most.is_some_and(|most| bytes() - self.before >= most)
+        most.is_some_and(|most| bytes().saturating_sub(self.before) >= most)
     }
 
-    /// Opens the next file, and removes the oldest ones if there are too many. `bytes` are in those before it.
+    /// Whether nobody is there any more who could open another: all goes into this one.
+    pub(crate) fn is_last(&self) -> bool {
+        let gone = |(helper, _): &(Helper, u32)| helper.is_gone();
+        self.helper.as_ref().is_some_and(gone)
+    }
+
+    /// Opens the next file, and removes the oldest ones if there are too many. [`CaptureFile::began`] follows.
     ///
     /// # Errors
     /// It can't be written.
-    pub(crate) fn next(&mut self, bytes: u64) -> io::Result<File> {
-        let last = numbered(&self.base).last().map_or(0, |(number, _)| *number);
-        let file = options()
-            .create_new(true)
-            .open(name(&self.base, last + 1))?;
+    pub(crate) fn next(&self) -> io::Result<File> {
+        match &self.helper {
+            Some((helper, output)) => helper.next_file(*output),
+            None => open_next(&self.base, self.choice.keep),
+        }
+    }
+
+    /// The next file is written from now on. `bytes` are in those before it.
+    pub(crate) fn began(&mut self, bytes: u64) {
         self.opened = Instant::now();
         self.before = bytes;
-        if let Some(keep) = self.choice.keep {
-            let files = numbered(&self.base);
-            let old = files.len().saturating_sub(keep);
-            for (_, path) in &files[..old] {
-                // Somebody else may have removed it.
-                let _ = fs::remove_file(path);
-            }
-        }
-        Ok(file)
     }
+}
+
+/// Opens the file behind the last one with a number, and removes the oldest ones if there are more than `keep`.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn open_next(base: &Path, keep: Option<usize>) -> io::Result<File> {
+    let last = numbered(base).last().map_or(0, |(number, _)| *number);
+    let file = options().create_new(true).open(name(base, last + 1))?;
+    if let Some(keep) = keep {
+        let files = numbered(base);
+        let old = files.len().saturating_sub(keep);
+        for (_, path) in &files[..old] {
+            // Somebody else may have removed it.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(file)
 }
 
 /// A capture holds clear text: nobody but its owner may read it.
@@ -176,15 +205,16 @@ mod tests {
             names.retain(|name| !others.contains(name));
             names
         };
-        let (mut file, _) = CaptureFile::open(&base, choice).unwrap();
+        let (mut file, _) = CaptureFile::open(&base, choice, None).unwrap();
         assert_eq!(mine(), ["out.00001.pcapng"]);
         for before in [0, 15, 27] {
             assert!(!file.is_full(|| before + 9) && file.is_full(|| before + 10));
+            file.next().unwrap();
             // One record more than it may have.
-            file.next(before + 15 - before / 5).unwrap();
+            file.began(before + 15 - before / 5);
         }
         assert_eq!(mine(), ["out.00003.pcapng", "out.00004.pcapng"]);
-        CaptureFile::open(&base, choice).unwrap();
+        CaptureFile::open(&base, choice, None).unwrap();
         assert_eq!(mine(), ["out.00004.pcapng", "out.00005.pcapng"]);
         let there = names(directory.path());
         assert!(others.iter().all(|name| there.contains(name)));
@@ -194,10 +224,10 @@ mod tests {
     fn without_rotation_the_file_is_the_one_that_was_named() {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("bare");
-        let (mut file, _) = CaptureFile::open(&base, RotationChoice::default()).unwrap();
+        let (file, _) = CaptureFile::open(&base, RotationChoice::default(), None).unwrap();
         assert!(!file.is_full(|| u64::MAX) && !file.is_old());
         // Asked to, it goes on in a numbered one.
-        file.next(1).unwrap();
+        file.next().unwrap();
         assert_eq!(names(directory.path()), ["bare", "bare.00001"]);
     }
 }

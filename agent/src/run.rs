@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use agent::clock::{self, Clock};
 use agent::event::WallTime;
-use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig};
+use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture};
 use agent::forge::SequenceKey;
-use agent::intake::{Intake, PollOutcome};
+use agent::helper::Helper;
+use agent::intake::{Intake, Listener, PollOutcome};
 use agent::keep::{Inherited, Manager};
 use anyhow::Context;
 use rustix::process::Signal;
@@ -17,6 +18,7 @@ use crate::config::{Mode, OutputChoice, Settings, WatchChoice};
 use crate::diagnosis::diagnose;
 use crate::launch::{Exit, Running};
 use crate::place::Place;
+use crate::privileges::Privileges;
 use crate::report::Counts;
 use crate::signals::{Request, Signals};
 
@@ -25,7 +27,12 @@ use crate::signals::{Request, Signals};
 const REORDER_NS: u64 = 20_000_000;
 /// How long the agent sleeps at most while nothing happens, so that it notices the program's end.
 const IDLE: Duration = Duration::from_millis(20);
-/// After which time whoever still has a ring behind the program's end is said to go on.
+/// A clock that is set again and again is told of so often, and counted.
+const STEPS_TOLD: u64 = 8;
+/// How often a reader who takes its time is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// After which time whoever still has a ring behind the program's end is said to go on; how often the helper is
+/// looked at.
 const NOTICE: Duration = Duration::from_millis(500);
 
 /// Mirrors as the settings say, and goes on with what the service manager has `kept`. Returns the status to exit with.
@@ -33,10 +40,6 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// # Errors
 /// What made it impossible to begin, or the output fail, with the next step.
 pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u8> {
-    let serves = matches!(settings.mode, Mode::Serve { .. });
-    let mut signals = Signals::catch(serves).context("can't catch signals")?;
-    let capture = watch(&settings.watch)?;
-    let place = Place::make(&settings.mode)?;
     // What `run` starts is nobody's service.
     let manager = match settings.mode {
         Mode::Serve { .. } => Manager::from_environment(),
@@ -44,14 +47,33 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     };
     let keeper = manager.as_ref().filter(|manager| manager.keeps()).cloned();
     // An agent that goes on where another stopped must not overwrite what that one has written.
-    let outputs = match &keeper {
+    let mut outputs: Vec<_> = match &keeper {
         Some(_) => settings.outputs.iter().map(OutputChoice::unused).collect(),
         None => settings.outputs.clone(),
     };
-    let mut column = Column::open(&outputs, &SequenceKey::new(random()?))?;
+    let socket = match &settings.mode {
+        Mode::Serve { socket } => Some(&**socket),
+        Mode::Run(_) => None,
+    };
+    let (mut privileges, mut kept) =
+        Privileges::begin(settings.user.as_ref(), socket, &outputs, kept)?;
+    privileges.keep_all(&mut outputs);
+    let helper = privileges.helper();
+    let serves = matches!(settings.mode, Mode::Serve { .. });
+    let mut signals = Signals::catch(serves).context("can't catch signals")?;
+    let capture = watch(&settings.watch)?;
+    let place = Place::make(&settings.mode)?;
+    let mut column = Column::open(&outputs, &SequenceKey::new(random()?), helper)?;
     column.take_complaints().iter().for_each(|line| say(line));
-    let mut intake = Intake::with_manager(place.intake_config(settings), keeper.clone(), kept)
-        .context("can't listen for programs")?;
+    let listening = "can't listen for programs";
+    let config = place.intake_config(settings);
+    let listener = Listener::new(&config.listen, &mut kept).context(listening)?;
+    privileges.give_up()?;
+    column.begin()?;
+    let capture = capture.map(OpenCapture::start).transpose();
+    let capture = capture.context("can't watch handshakes")?;
+    let mut intake = Intake::listening(config, listener, keeper.clone(), kept, helper.cloned())
+        .context(listening)?;
     intake.take_complaints().iter().for_each(|line| say(line));
     let mapper = MapperConfig {
         capture: capture.is_some(),
@@ -67,8 +89,11 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
         mapper: Mapper::new(mapper, Clock::start()),
         column,
         capture,
+        helper: helper.cloned(),
+        looked_at_helper: Instant::now(),
         broken: None,
         blind: false,
+        hurried: false,
     };
     let (status, program) = match &settings.mode {
         Mode::Serve { socket } => {
@@ -106,7 +131,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
             )
         }
     };
-    let (counts, broken) = agent.finish();
+    let (counts, broken) = agent.finish(&mut signals);
     counts.lines().iter().for_each(|line| say(line));
     if let Some(program) = program.filter(|_| !counts.saw_tls()) {
         say(&format!("no TLS was seen: {}", diagnose(program)));
@@ -125,10 +150,15 @@ struct Agent<'s> {
     capture: Option<Capture>,
     mapper: Mapper,
     column: Column,
+    /// Does what this process may not.
+    helper: Option<Helper>,
+    looked_at_helper: Instant,
     /// Why an output isn't written any more, the first one that failed.
     broken: Option<anyhow::Error>,
     /// None is left. The programs that are mirrored go on all the same.
     blind: bool,
+    /// Somebody has asked for the end: nobody is waited for longer than has to be.
+    hurried: bool,
 }
 
 impl Agent<'_> {
@@ -137,7 +167,10 @@ impl Agent<'_> {
         while !self.blind {
             for request in signals.pending() {
                 match request {
-                    Request::Stop { .. } => return,
+                    Request::Stop { .. } => {
+                        self.hurried = true;
+                        return;
+                    }
                     Request::NextFile => {
                         let now = self.mapper.wall(clock::monotonic_now());
                         let broken = self.column.turn_over(now);
@@ -170,6 +203,7 @@ impl Agent<'_> {
                         ..
                     } => {
                         stops += 1;
+                        self.hurried = true;
                         // Who asks twice means it.
                         let signal = if stops > 1 { Signal::KILL } else { signal };
                         if !from_terminal || stops > 1 {
@@ -208,14 +242,30 @@ impl Agent<'_> {
     fn turn_or_wait(&mut self) -> bool {
         let outcome = self.turn();
         if !outcome.more {
+            self.look_at_helper();
             self.intake.wait(IDLE);
         }
         outcome.worked
     }
 
+    /// Says if the helper is gone.
+    fn look_at_helper(&mut self) {
+        if let Some(helper) = &self.helper
+            && self.looked_at_helper.elapsed() > NOTICE
+        {
+            self.looked_at_helper = Instant::now();
+            if let Some(complaint) = helper.take_complaint() {
+                say(&complaint);
+            }
+        }
+    }
+
     fn turn(&mut self) -> PollOutcome {
         let now = clock::monotonic_now();
-        self.mapper.adjust_clock(now, clock::wall_now());
+        let step = self.mapper.adjust_clock(now, clock::wall_now());
+        if let Some(step) = step.filter(|_| self.mapper.stats().clock_steps <= STEPS_TOLD) {
+            say(&step.to_string());
+        }
         let Self {
             intake,
             capture,
@@ -241,7 +291,7 @@ impl Agent<'_> {
     }
 
     /// Reads what is left, ends what is live, and completes the output.
-    fn finish(mut self) -> (Counts, Option<anyhow::Error>) {
+    fn finish(mut self, signals: &mut Signals) -> (Counts, Option<anyhow::Error>) {
         // What the next agent gets needn't be read, and may never end.
         while !self.keeps && self.turn().worked {}
         let now = clock::monotonic_now();
@@ -255,7 +305,14 @@ impl Agent<'_> {
         mapper.finish(now, column);
         note_settled(mapper, intake);
         let at = mapper.wall(now);
-        let finished = column.finish(at);
+        self.column.end(at);
+        // Who reads at a pipe may take its time, as of any program, until somebody asks for the end.
+        while !self.hurried && self.column.is_awaited() {
+            let mut requests = signals.pending();
+            self.hurried = requests.any(|request| matches!(request, Request::Stop { .. }));
+            std::thread::sleep(LOOK);
+        }
+        let finished = self.column.finish(at);
         self.note(finished);
         (self.counts(), self.broken)
     }
@@ -266,30 +323,19 @@ impl Agent<'_> {
             .take_complaints()
             .iter()
             .for_each(|line| say(line));
-        for Broken {
-            output,
-            error,
-            last,
-        } in broken
-        {
-            let error = match error.kind() {
-                io::ErrorKind::BrokenPipe => anyhow::anyhow!(
-                    "{output} was closed by its reader: the capture ends there; \
-                     write to a file with -w FILE to keep all of it"
-                ),
-                io::ErrorKind::StorageFull => anyhow::anyhow!(
-                    "no room left for {output}: the capture ends there; \
-                     free some space, or write elsewhere with -w FILE"
-                ),
-                _ => anyhow::anyhow!("can't write {output}: {error}; the capture ends there"),
-            };
-            self.blind |= last;
-            if !last {
-                say(&format!("{error:#}; the other output goes on"));
+        for output in broken {
+            self.blind |= output.last;
+            if !output.last {
+                say(&format!("{output}; the other output goes on"));
             } else if matches!(self.settings.mode, Mode::Run(_)) {
-                say(&format!("{error:#}; the program goes on"));
+                say(&format!("{output}; the program goes on"));
+            } else if !output.is_failure() {
+                say(&output.to_string());
             }
-            self.broken.get_or_insert(error);
+            if output.is_failure() {
+                self.broken
+                    .get_or_insert_with(|| anyhow::anyhow!(output.to_string()));
+            }
         }
     }
 
@@ -307,8 +353,8 @@ impl Agent<'_> {
     }
 }
 
-/// Begins to watch handshakes, so that those of the first program are seen.
-fn watch(choice: &WatchChoice) -> anyhow::Result<Option<Capture>> {
+/// Opens what handshakes are watched on, so that those of the first program are seen.
+fn watch(choice: &WatchChoice) -> anyhow::Result<Option<OpenCapture>> {
     match choice {
         WatchChoice::Nowhere => Ok(None),
         WatchChoice::Interfaces(interfaces) => {
@@ -316,10 +362,10 @@ fn watch(choice: &WatchChoice) -> anyhow::Result<Option<Capture>> {
                 interfaces: interfaces.clone(),
             };
             Ok(Some(
-                Capture::start(&config).context("can't watch handshakes")?,
+                OpenCapture::open(&config).context("can't watch handshakes")?,
             ))
         }
-        WatchChoice::AnyIfAllowed => match Capture::start(&CaptureConfig::default()) {
+        WatchChoice::AnyIfAllowed => match OpenCapture::open(&CaptureConfig::default()) {
             Ok(capture) => Ok(Some(capture)),
             Err(CaptureError::NotPermitted { .. }) => Ok(None),
             Err(error) => Err(error).context("can't watch handshakes (-I none does without)"),
@@ -334,7 +380,8 @@ fn note_settled(mapper: &mut Mapper, intake: &mut Intake) {
     }
 }
 
-fn random() -> anyhow::Result<[u8; 16]> {
+/// Sixteen bytes that nobody can guess.
+pub(crate) fn random() -> anyhow::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context("the kernel gives no random bytes")?;

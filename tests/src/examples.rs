@@ -19,8 +19,13 @@ use crate::service::Service;
 use crate::sslcollector::beside;
 use crate::streams::{Flow, flows};
 
-/// One of the servers, which serves the files of `place`.
+/// One of the servers, which serves the files of `place` on 127.0.0.1.
 pub fn server(place: &Place, name: &str) -> Service {
+    server_at(place, name, "127.0.0.1")
+}
+
+/// The same at any address; `[::]` is all of IPv4 and IPv6.
+pub fn server_at(place: &Place, name: &str, address: &str) -> Service {
     let port = free_port();
     let path = |name: &str| place.path(name).display().to_string();
     let mut words = vec![beside(name).display().to_string()];
@@ -28,7 +33,7 @@ pub fn server(place: &Place, name: &str) -> Service {
         "tonic-service" => words.extend(["serve".into(), path("cert.pem"), path("key.pem")]),
         _ => words.extend([path("cert.pem"), path("key.pem"), path("www")]),
     }
-    words.push(format!("127.0.0.1:{port}"));
+    words.push(format!("{address}:{port}"));
     Service {
         words,
         port,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::PYTHON;
 use crate::place::Place;
-use crate::sslcollector::serve;
+use crate::sslcollector::serve_at;
 
 /// A manager, which ends with this, and its service with it.
 #[derive(Debug)]
@@ -54,7 +54,16 @@ impl Manager {
     /// # Panics
     /// If it ends instead.
     pub fn start(&mut self, capture: &Path, socket: &Path, options: &[&str]) {
-        let command = serve(capture, socket);
+        let capture = capture.display().to_string();
+        self.start_sending(socket, &[&["-w", &capture], options].concat());
+    }
+
+    /// The same, with the outputs that the options name.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn start_sending(&mut self, socket: &Path, options: &[&str]) {
+        let command = serve_at(socket);
         let mut words = vec![json!("start"), text(command.get_program())];
         words.extend(command.get_args().map(text));
         words.extend(options.iter().map(|option| json!(option)));

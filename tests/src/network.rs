@@ -29,11 +29,70 @@ pub const HOST: [IpAddr; 2] = [
 /// The same as nginx writes them.
 pub const HOST_WORDS: &[&str] = &["10.7.0.1", "[fd07::1]"];
 
+/// The peer's; those of its interface `wire1`.
+pub const PEER: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 7, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 2)),
+];
+/// The same as nginx writes them.
+pub const PEER_WORDS: &[&str] = &["10.7.0.2", "[fd07::2]"];
+
+/// A network namespace beside this thread's; it lives as long as this does.
+#[derive(Debug)]
+pub struct Namespace {
+    holder: Process,
+}
+
+impl Namespace {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// If this isn't root.
+    pub fn new() -> Self {
+        let mut sleep = Command::new("unshare");
+        sleep.args(["--net", "sleep", "600"]);
+        let holder = Process::start(&mut sleep);
+        let namespace = |id: &str| fs::read_link(Path::new("/proc").join(id).join("ns/net")).ok();
+        let (id, mine) = (holder.id().to_string(), namespace("thread-self"));
+        until("another namespace", || {
+            let its = namespace(&id)?;
+            (Some(its) != mine).then_some(())
+        });
+        Self { holder }
+    }
+
+    /// A process in it, by which `ip` names it.
+    pub fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A program that runs there.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.id()));
+        command.arg("--").arg(program);
+        command
+    }
+
+    /// Runs `ip` with these words there.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn ip(&self, words: &str) {
+        output_of(self.command("ip").args(words.split_ascii_whitespace()));
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The network; while it lives, the peer does.
 #[derive(Debug)]
 pub struct Network {
-    /// Holds the peer's namespace.
-    peer: Process,
+    peer: Namespace,
 }
 
 impl Network {
@@ -43,16 +102,8 @@ impl Network {
     /// If this isn't root, or `ip` isn't there.
     pub fn new() -> Self {
         enter_new_namespace();
-        let mut sleep = Command::new("unshare");
-        sleep.args(["--net", "sleep", "600"]);
-        let peer = Process::start(&mut sleep);
-        let namespace = |id: &str| fs::read_link(Path::new("/proc").join(id).join("ns/net")).ok();
-        let (id, mine) = (peer.id().to_string(), namespace("thread-self"));
-        until("the peer's namespace", || {
-            let its = namespace(&id)?;
-            (Some(its) != mine).then_some(())
-        });
-        let this = Self { peer };
+        let peer = Namespace::new();
+        let id = peer.id();
         ip(&format!(
             "link add wire0 type veth peer name wire1 netns {id}"
         ));
@@ -60,22 +111,19 @@ impl Network {
         ip("addr add fd07::1/64 dev wire0 nodad");
         ip("link set lo up");
         ip("link set wire0 up");
-        for words in [
-            "addr add 10.7.0.2/24 dev wire1",
-            "addr add fd07::2/64 dev wire1 nodad",
-            "link set wire1 up",
-        ] {
-            output_of(this.in_peer("ip").args(words.split(' ')));
-        }
-        this
+        peer.ip("addr add 10.7.0.2/24 dev wire1");
+        peer.ip("addr add fd07::2/64 dev wire1 nodad");
+        peer.ip("link set wire1 up");
+        peer.ip("link set lo up");
+        // The kernel says a moment later that they run; until then packets don't count as sent.
+        until("wire0", || runs(Command::new("ip"), "wire0"));
+        until("wire1", || runs(peer.command("ip"), "wire1"));
+        Self { peer }
     }
 
     /// A program that runs at the peer.
     pub fn in_peer(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.peer.id()));
-        command.arg("--").arg(program);
-        command
+        self.peer.command(program)
     }
 }
 
@@ -89,7 +137,7 @@ impl Default for Network {
 ///
 /// # Panics
 /// If this isn't root.
-fn enter_new_namespace() {
+pub fn enter_new_namespace() {
     // SAFETY: only the network namespace is unshared: file descriptors and memory stay common to all threads.
     let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
     unshared.expect("a network namespace (needs root)");
@@ -101,6 +149,12 @@ fn enter_new_namespace() {
 /// If it fails.
 pub fn ip(words: &str) {
     output_of(Command::new("ip").args(words.split_ascii_whitespace()));
+}
+
+/// Whether this interface is up and has a carrier, by the `ip` of its namespace.
+fn runs(mut ip: Command, interface: &str) -> Option<()> {
+    let shown = output_of(ip.args(["-oneline", "link", "show", interface]));
+    shown.contains("state UP").then_some(())
 }
 
 /// Somebody who writes down what passes on an interface.
@@ -116,7 +170,15 @@ impl Listener {
     /// # Panics
     /// If it can't.
     pub fn start(interface: &str, file: &Path) -> Self {
-        let mut command = Command::new("dumpcap");
+        Self::start_by(Command::new("dumpcap"), interface, file)
+    }
+
+    /// The same, where `dumpcap` runs: in another namespace.
+    ///
+    /// # Panics
+    /// If it can't.
+    pub fn start_by(dumpcap: Command, interface: &str, file: &Path) -> Self {
+        let mut command = dumpcap;
         command
             .args(["-q", "-p", "-B", "64", "-i", interface, "-w"])
             .arg(file);

@@ -16,7 +16,7 @@ use crate::place::{Place, content};
 use crate::process::{Process, until};
 use crate::reader::Capture;
 use crate::rules;
-use crate::sslcollector::{library_dir, run_to, serve};
+use crate::sslcollector::{library_dir, run_to, serve_at};
 use crate::streams::{Flow, flows};
 
 /// A program that serves TLS in the foreground.
@@ -118,12 +118,29 @@ impl Agent {
     /// # Panics
     /// If it doesn't come up.
     pub fn start(place: &Place, capture: &Path, options: &[&str]) -> Self {
+        let capture = capture.display().to_string();
+        Self::sending(place, &[&["-w", &capture], options].concat())
+    }
+
+    /// The same, with the outputs that the options name.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn sending(place: &Place, options: &[&str]) -> Self {
+        Self::printing(place, options, Stdio::null())
+    }
+
+    /// The same, with a standard output.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn printing(place: &Place, options: &[&str], stdout: Stdio) -> Self {
         open_to_others(place);
         let socket = place.path("run/agent.sock");
         std::fs::create_dir_all(place.path("run")).expect("make a directory");
         let said = place.path("agent.said");
-        let mut command = serve(capture, &socket);
-        command.args(options).stdout(Stdio::null());
+        let mut command = serve_at(&socket);
+        command.args(options).stdout(stdout);
         command.stderr(File::create(&said).expect("a file"));
         let mut agent = Self {
             process: Process::start(&mut command),

@@ -81,8 +81,15 @@ pub fn run_to(capture: &Path, options: &[&str]) -> Command {
 
 /// An agent for all programs that ask at `socket`.
 pub fn serve(capture: &Path, socket: &Path) -> Command {
+    let mut command = serve_at(socket);
+    command.arg("-w").arg(capture);
+    command
+}
+
+/// The same without an output.
+pub fn serve_at(socket: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.arg("-w").arg(capture).arg("--socket").arg(socket);
+    command.arg("--socket").arg(socket);
     command
 }
 

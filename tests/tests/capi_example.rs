@@ -121,15 +121,20 @@ fn the_example(language: Language) {
     assert!(agent.wait().success());
     rules::assert_good(&Capture::read(&capture).expect("a capture"), "the example");
 
+    let mut first = true;
     for ((flow, (server, client_port)), (request, response)) in seen.iter().zip(asked).zip(&truth) {
         assert_eq!(flow.server, server);
         assert_eq!(flow.client, SocketAddr::new(server.ip(), client_port));
         assert_eq!(flow.request.whole(), Some(&request[..]));
+        // On a busy machine the agent may grant the ring in the middle of the first answer: what didn't fit the
+        // first 64 KiB is declared.
+        assert_eq!(flow.response.difference_at_beginning(response), None);
         assert!(
-            flow.response.whole() == Some(&response[..]),
+            first || flow.response.whole() == Some(&response[..]),
             "{:?}",
             flow.response.holes()
         );
+        first = false;
         assert_eq!(flow.end, End::ClosedByServer);
         let words: Vec<_> = flow.comment.split(' ').collect();
         for word in [

@@ -1,112 +1,25 @@
 //! Packets on an interface: seen by monitors there and at its far end as they stand in the capture file, whatever
 //! happens to the interface meanwhile.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::decode::Segment;
+use mirror_tests::examples::server_at;
 use mirror_tests::judges::{Profile, Suricata, Verdict};
-use mirror_tests::network::{HOST, HOST_WORDS, Listener, Network, ip};
+use mirror_tests::network::{HOST, Listener, Network, ip};
 use mirror_tests::nginx::{Nginx, Options};
+use mirror_tests::onwire::{Connection, Mirrored, assert_good_on_wire, by_direction};
 use mirror_tests::place::{HOST as NAME, Place};
-use mirror_tests::process::{Process, output_of, run, send, until};
+use mirror_tests::process::{Process, output_of, run, until};
 use mirror_tests::reader::Capture;
-use mirror_tests::rules::{self, Rule};
+use mirror_tests::rules;
 use mirror_tests::sslcollector;
 use mirror_tests::streams::{End, Flow, flows};
-use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
 const SYN: u8 = 2;
-
-/// nginx below `sslcollector run`, in the network's host.
-struct Mirrored<'a> {
-    nginx: Nginx<'a>,
-    process: Process,
-    place: &'a Place,
-}
-
-impl<'a> Mirrored<'a> {
-    fn start(place: &'a Place, options: &[&str]) -> Self {
-        let options_of_nginx = Options {
-            addresses: HOST_WORDS,
-            ..Options::default()
-        };
-        let nginx = Nginx::with(place, options_of_nginx);
-        let capture = place.path("capture.pcapng");
-        let mut command =
-            sslcollector::run_to(&capture, &[&["--ring-size", "16M"], options].concat());
-        command.args(nginx.command(false));
-        command.stderr(File::create(place.path("said")).expect("a file"));
-        let process = Process::start(&mut command);
-        nginx.wait_until_up();
-        Self {
-            nginx,
-            process,
-            place,
-        }
-    }
-
-    fn said(&self) -> String {
-        self.place.text("said")
-    }
-
-    /// Waits until sslcollector has said these words so often.
-    fn wait_for(&self, words: &str, times: usize) {
-        until(words, || {
-            (self.said().matches(words).count() == times).then_some(())
-        });
-    }
-
-    /// Waits until the packets of so many bytes of clear text are on their way.
-    fn wait_until_sent(&self, bytes: u64) {
-        until("packets on the interface", || {
-            send(self.process.id(), Signal::USR1);
-            let said = self.said();
-            let (before, _) = said.rsplit_once(" bytes of clear text")?;
-            let count: u64 = before.rsplit(' ').next()?.parse().ok()?;
-            (count >= bytes).then_some(())
-        });
-    }
-
-    /// Ends it; the capture file.
-    fn end(mut self) -> Capture {
-        self.nginx.quit();
-        let status = self.process.wait();
-        assert!(status.success(), "{status}: {}", self.said());
-        Capture::read(&self.place.path("capture.pcapng")).expect("a capture")
-    }
-
-    fn fetch(&self, network: &Network, transfer: &Transfer, address: IpAddr) {
-        let script = transfer.script(self.place, (address, self.nginx.port), Tls::V1_3);
-        output_of(network.in_peer("sh").args(["-c", &script]));
-    }
-}
-
-/// The frames of each direction, in their order; without what the interface's own hosts say (MLD, ARP).
-fn by_direction(capture: &Capture) -> BTreeMap<(SocketAddr, SocketAddr), Vec<&[u8]>> {
-    let mut directions: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for packet in &capture.packets {
-        let segment = Segment::decode(&packet.frame).expect("a forged frame");
-        let ends = (segment.source, segment.destination);
-        directions.entry(ends).or_default().push(&packet.frame[..]);
-    }
-    directions
-}
-
-/// As the rules have it; comments are the file's alone.
-fn assert_good_on_wire(capture: &Capture, what: &str) {
-    let violations = rules::check(capture).into_iter();
-    let others: Vec<_> = violations
-        .filter(|one| one.rule != Rule::Comment)
-        .take(8)
-        .collect();
-    assert!(others.is_empty(), "{what}: {others:#?}");
-}
 
 fn http(verdict: &Verdict) -> Vec<String> {
     let mut http: Vec<_> = verdict
@@ -180,6 +93,135 @@ fn monitors_at_both_ends_get_what_the_file_has() {
         &directory,
     );
     assert_eq!(offline.http.len(), 2 * (4 + 20), "{offline:?}");
+    for (interface, suricata) in suricatas {
+        let live = suricata.verdict();
+        assert_eq!(live.complaints(), [""; 0], "{interface}");
+        assert_eq!(http(&live), http(&offline), "{interface}");
+    }
+}
+
+/// Packets that the kernel has cut are the same ones, at both ends.
+#[test]
+fn wire_only_packets_are_the_same() {
+    let network = Network::new();
+    let place = Place::new(&[0, 16_385, 20_000, MIB]);
+    let options = ["-I", "wire0", "-o", "mirror0", "--create", "--wire-only"];
+    let mirrored = Mirrored::start(&place, &options);
+    let listen =
+        |interface: &str| Listener::start(interface, &place.path(&format!("{interface}.pcapng")));
+    let (near, far) = (listen("mirror0"), listen("mirror0-tap"));
+    let suricata = Suricata.listen("mirror0-tap", &place.path("judge/far"));
+    for address in HOST {
+        for transfer in transfers() {
+            let name = format!("{}-{}", transfer.name, address.is_ipv6());
+            let transfer = Transfer { name, ..transfer };
+            mirrored.fetch(&network, &transfer, address);
+            transfer.truth(&place);
+        }
+    }
+    let file = mirrored.end();
+    let said = place.text("said");
+    rules::assert_good(&file, &said);
+    assert!(
+        !said.contains("LOST") && !said.contains("wire-only"),
+        "{said}"
+    );
+    let expected = numbered_alike(&file);
+    for (listener, end) in [(near, "mirror0"), (far, "mirror0-tap")] {
+        let seen = listener.end(|seen| seen.packets.len() == file.packets.len());
+        assert_good_on_wire(&seen, end);
+        let alike = numbered_alike(&seen);
+        assert!(
+            by_direction(&alike) == by_direction(&expected),
+            "{end}: other frames than in the file"
+        );
+        // It was the kernel that made them: it counts.
+        assert!(by_direction(&alike) != by_direction(&seen), "{end}: {said}");
+    }
+
+    let offline = Suricata.read(
+        &place.path("capture.pcapng"),
+        Profile::Sslcollector,
+        &place.path("judge"),
+    );
+    assert_eq!(offline.http.len(), 2 * (4 + 20), "{offline:?}");
+    let live = suricata.verdict();
+    assert_eq!(live.complaints(), [""; 0]);
+    assert_eq!(http(&live), http(&offline));
+}
+
+/// The frames without the identification of IPv4, which the kernel counts up, and the checksum over it.
+fn numbered_alike(capture: &Capture) -> Capture {
+    let mut capture = capture.clone();
+    for packet in &mut capture.packets {
+        if packet.frame[12..14] == [8, 0] {
+            packet.frame[18..20].fill(0);
+            packet.frame[24..26].fill(0);
+        }
+    }
+    capture
+}
+
+/// An interface that might hand large packets to its far end uncut isn't given any.
+#[test]
+fn wire_only_where_the_far_end_would_get_large_packets() {
+    let network = Network::new();
+    ip("link add mirror0 type veth peer name mirror0-tap");
+    for end in ["mirror0", "mirror0-tap"] {
+        ip(&format!("link set {end} addrgenmode none up"));
+    }
+    let place = Place::new(&[20_000]);
+    let options = ["-I", "wire0", "-o", "mirror0", "--wire-only"];
+    let mirrored = Mirrored::start(&place, &options);
+    let far = Listener::start("mirror0-tap", &place.path("far.pcapng"));
+    for (number, address) in HOST.into_iter().enumerate() {
+        let transfer = Transfer::many(20_000, 5);
+        let name = format!("many-{number}");
+        mirrored.fetch(&network, &Transfer { name, ..transfer }, address);
+    }
+    mirrored.wait_for("`ethtool -K mirror0 tso off tx off`", 1);
+    let file = mirrored.end();
+    let far = far.end(|seen| seen.packets.len() == file.packets.len());
+    assert_good_on_wire(&far, "mirror0-tap");
+    assert!(by_direction(&far) == by_direction(&file), "other frames");
+}
+
+/// A service on rustls that mirrors itself, asked over IPv4 and IPv6.
+#[test]
+fn a_rustls_service_at_both_ends() {
+    let network = Network::new();
+    let place = Place::new(&[20_000, MIB]);
+    let service = server_at(&place, "hyper-server", "[::]");
+    let capture = place.path("capture.pcapng");
+    let options = ["-I", "wire0", "-o", "mirror0", "--create"];
+    let mut command =
+        sslcollector::run_to(&capture, &[&options[..], &["--ring-size", "16M"]].concat());
+    command.args(&service.words).stdout(Stdio::null());
+    command.stderr(File::create(place.path("said")).expect("a file"));
+    let mut program = Process::start(&mut command);
+    until("the service listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", service.port)).ok()
+    });
+    let suricatas = ["mirror0", "mirror0-tap"].map(|interface| {
+        let directory = place.path(&format!("judge/{interface}"));
+        (interface, Suricata.listen(interface, &directory))
+    });
+    for (number, address) in HOST.into_iter().enumerate() {
+        for transfer in [Transfer::get("get", MIB), Transfer::many(20_000, 5)] {
+            let name = format!("{}-{number}", transfer.name);
+            let transfer = Transfer { name, ..transfer };
+            let script = transfer.script(&place, (address, service.port), Tls::V1_3);
+            output_of(network.in_peer("sh").args(["-c", &script]));
+            transfer.truth(&place);
+        }
+    }
+    program.signal(service.end);
+    let status = program.wait();
+    let said = place.text("said");
+    assert!(status.success(), "{status}: {said}");
+    let directory = place.path("judge");
+    let offline = Suricata.read(&capture, Profile::Sslcollector, &directory);
+    assert_eq!(offline.http.len(), 2 * (1 + 5), "{offline:?}");
     for (interface, suricata) in suricatas {
         let live = suricata.verdict();
         assert_eq!(live.complaints(), [""; 0], "{interface}");
@@ -298,53 +340,6 @@ fn untagged(capture: &Capture) -> Capture {
         packet.frame.drain(12..16);
     }
     capture
-}
-
-/// One connection, on which the test says when a request comes.
-struct Connection {
-    requests: ChildStdin,
-    answers: ChildStdout,
-    port: u16,
-    _process: Process,
-}
-
-impl Connection {
-    fn open(network: &Network, port: u16) -> Self {
-        let mut client = network.in_peer("openssl");
-        client.args([
-            "s_client",
-            "-quiet",
-            "-connect",
-            &format!("10.7.0.1:{port}"),
-        ]);
-        client.stdout(Stdio::piped()).stderr(Stdio::null());
-        let (mut process, requests) = Process::start_fed(&mut client);
-        Self {
-            requests,
-            answers: process.stdout().expect("a pipe"),
-            port,
-            _process: process,
-        }
-    }
-
-    /// One request, and its whole answer.
-    fn get(&mut self, size: usize) {
-        let request = format!(
-            "GET /get/{size} HTTP/1.1\r\nHost: {NAME}:{}\r\n\r\n",
-            self.port
-        );
-        self.requests
-            .write_all(request.as_bytes())
-            .expect("a request");
-        let mut answer = Vec::new();
-        let head = |answer: &[u8]| answer.windows(4).position(|four| four == b"\r\n\r\n");
-        while head(&answer).is_none_or(|head| answer.len() < head + 4 + size) {
-            let mut some = [0; 65_536];
-            let count = self.answers.read(&mut some).expect("an answer");
-            assert!(count > 0, "the server has closed");
-            answer.extend(&some[..count]);
-        }
-    }
 }
 
 /// Answers of 20,000 bytes that a capture has, by the bytes that the server says.

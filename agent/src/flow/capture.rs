@@ -3,12 +3,14 @@
 //! A filter in the kernel lets SYNs, ClientHellos and ServerHellos through and nothing else: no other
 //! packet reaches the agent. It cuts them behind the hello's random.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::wire::{LinkType, WireFact, parse_frame};
+use crate::output::packet_socket::lock_filter;
 
 /// The name that stands for all interfaces.
 pub const ANY: &str = "any";
@@ -131,25 +133,38 @@ impl std::fmt::Debug for Interrupt {
     }
 }
 
-impl Capture {
+/// Interfaces that are open, of which nothing is read yet. What the kernel lets through can't be widened any more.
+pub struct OpenCapture(Vec<(pcap::Capture<pcap::Active>, LinkType)>);
+
+impl std::fmt::Debug for OpenCapture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenCapture({})", self.0.len())
+    }
+}
+
+impl OpenCapture {
     /// Opens all interfaces; when this returns, no handshake is missed any more.
     ///
     /// # Errors
     /// The first interface that can't be opened, and why. The caller decides what to do without.
-    pub fn start(config: &CaptureConfig) -> Result<Self, CaptureError> {
-        let opened: Vec<_> = config
-            .interfaces
-            .iter()
-            .map(|interface| open(interface))
-            .collect::<Result<_, _>>()?;
+    pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+        let opened = config.interfaces.iter().map(|interface| open(interface));
+        Ok(Self(opened.collect::<Result<_, _>>()?))
+    }
+
+    /// Begins to read: a thread for each interface.
+    ///
+    /// # Errors
+    /// [`CaptureError::Thread`].
+    pub fn start(self) -> Result<Capture, CaptureError> {
         let (sender, facts) = sync_channel(QUEUE);
-        let mut capture = Self {
+        let mut capture = Capture {
             facts,
             shared: Arc::default(),
             kernel_dropped: Vec::new(),
             threads: Vec::new(),
         };
-        for (mut source, link) in opened {
+        for (mut source, link) in self.0 {
             let interrupt = Interrupt(source.breakloop_handle());
             let dropped = Arc::new(AtomicU64::new(0));
             capture.kernel_dropped.push(Arc::clone(&dropped));
@@ -161,6 +176,16 @@ impl Capture {
             capture.threads.push((thread, interrupt));
         }
         Ok(capture)
+    }
+}
+
+impl Capture {
+    /// Opens all interfaces, and begins to read.
+    ///
+    /// # Errors
+    /// As those of [`OpenCapture`].
+    pub fn start(config: &CaptureConfig) -> Result<Self, CaptureError> {
+        OpenCapture::open(config)?.start()
     }
 
     /// The next fact, if one has come; never waits.
@@ -237,6 +262,11 @@ fn open(interface: &str) -> Result<(pcap::Capture<pcap::Active>, LinkType), Capt
             interface: interface.to_owned(),
             cause: error.to_string(),
         })?;
+    // Whoever takes over the agent sees no more by it than handshakes.
+    lock_filter(source.as_fd()).map_err(|error| CaptureError::Filter {
+        interface: interface.to_owned(),
+        cause: error.to_string(),
+    })?;
     Ok((source, link))
 }
 

@@ -32,7 +32,7 @@ use super::live::LiveFlow;
 use super::session::{Recent, Session, State, Waiting};
 use super::stats::FlowStats;
 use super::wire::WireFact;
-use crate::clock::Clock;
+use crate::clock::{Clock, Step};
 use crate::event::{
     Continued, FlowId, FlowSink, MonotonicTime, ProcessInfo, SessionChange, SessionEvent,
     SessionKey, Settled, Side, WallTime,
@@ -218,9 +218,11 @@ impl Mapper {
         std::mem::take(&mut self.settled)
     }
 
-    /// Takes another reading of both clocks; once a second is enough.
-    pub fn adjust_clock(&mut self, monotonic: MonotonicTime, wall: WallTime) {
-        self.clock.adjust(monotonic, wall);
+    /// Takes another reading of both clocks; once a second is enough. Tells if the wall clock was set since.
+    pub fn adjust_clock(&mut self, monotonic: MonotonicTime, wall: WallTime) -> Option<Step> {
+        let step = self.clock.adjust(monotonic, wall);
+        self.stats.clock_steps += u64::from(step.is_some());
+        step
     }
 
     /// The wall time of a moment, as the events get it.

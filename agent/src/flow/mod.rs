@@ -10,9 +10,11 @@
 
 pub mod binder;
 pub mod capture;
+#[cfg(test)]
+mod corpus_tests;
 pub mod wire;
 
-mod bounded;
+pub(crate) mod bounded;
 mod held;
 mod known;
 mod live;
@@ -26,7 +28,7 @@ mod twin;
 #[cfg(test)]
 mod tests;
 
-pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
+pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats, OpenCapture};
 pub use mapper::{Mapper, MapperConfig};
 pub use placeholder::placeholder;
 pub use stats::FlowStats;

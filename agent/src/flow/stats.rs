@@ -70,6 +70,8 @@ pub struct FlowStats {
     pub after_end_bytes: u64,
     /// Clear text bytes that a parent and its child both announced; put out once.
     pub overlapping_bytes: u64,
+    /// Times that the wall clock was set.
+    pub clock_steps: u64,
 }
 
 impl FlowStats {

@@ -295,6 +295,37 @@ fn what_the_application_tells_is_marked() {
     assert_eq!(flow.info.tuple, tuple(0));
 }
 
+/// People set the machine's clock, back and forward, while a session talks and another waits for its addresses: all
+/// goes on, in order (the checker looks), and no wait becomes longer.
+#[test]
+fn a_clock_that_is_set_holds_nothing_up() {
+    const HOUR: i64 = 3_600_000;
+    let mut bench = Bench::capturing();
+    bench.open(1, 0, with_socket(0, Role::Client));
+    let (mut offset, mut told) = (0, Vec::new());
+    for (number, set_ms) in (0..).zip([0, -HOUR, 0, 2 * HOUR, -3 * HOUR, 0]) {
+        bench.at(100 * (number + 1));
+        offset += set_ms;
+        let wall = EPOCH + bench.now;
+        let wall = WallTime(wall.wrapping_add_signed(offset * 1_000_000));
+        let step = bench.mapper.adjust_clock(MonotonicTime(bench.now), wall);
+        told.extend(step.map(|step| i64::try_from(step.0 / 1_000_000).unwrap()));
+        bench.say(1, 0, Role::Client, Sent, number * 100, 100);
+    }
+    assert_eq!(told, [-HOUR, 2 * HOUR, -3 * HOUR], "each is told once");
+    assert_eq!(bench.mapper.stats().clock_steps, 3);
+    let seen = bench.checker.only();
+    assert_eq!(seen.delivered, 600);
+    // It has followed the clock forward, and not back.
+    let ahead = |wall: WallTime| i64::try_from(wall.0.abs_diff(EPOCH) / MS).unwrap();
+    assert!(ahead(seen.last) >= HOUR && ahead(seen.last) < HOUR + 1000);
+    // A wait is as long as ever.
+    bench.open(1, 1, done(1, Role::Client));
+    bench.say(1, 1, Role::Client, Sent, 0, 100);
+    bench.at(10_000);
+    assert_eq!(bench.checker.order.len(), 2, "told at the bound");
+}
+
 #[test]
 fn a_session_goes_on_where_the_agent_before_stopped() {
     let mut bench = Bench::new(MapperConfig {

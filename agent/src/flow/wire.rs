@@ -315,6 +315,31 @@ pub(crate) mod tests {
         bytes
     }
 
+    /// For the corpus: each with its link type before it.
+    pub(crate) fn frames() -> [(&'static str, Vec<u8>); 4] {
+        let client = tcp(5000, 443, 1000, 0x18, &hello(1, [7; 32]));
+        let server = tcp(443, 5000, 78, 0x18, &hello(2, [8; 32]));
+        [
+            (
+                "syn",
+                [
+                    &[0][..],
+                    &ethernet(0x0800, &ipv4(&tcp(5000, 443, 77, 2, &[]))),
+                ]
+                .concat(),
+            ),
+            ("client-hello", [&[1][..], &ipv6(&client)].concat()),
+            (
+                "server-hello",
+                [&[0][..], &ethernet(0x0800, &ipv4(&server))].concat(),
+            ),
+            (
+                "any-device",
+                [&[3, 8, 0][..], &[0; 18], &ipv4(&client)].concat(),
+            ),
+        ]
+    }
+
     fn v4_tuple(client_port: u16, server_port: u16) -> Tuple {
         Tuple {
             client: SocketAddr::new("192.0.2.1".parse().unwrap(), client_port),

@@ -8,6 +8,7 @@ use mirror_hook::event::Role;
 use super::comment::{Id, Metadata};
 use super::context::Context;
 use super::conversation::{Conversation, Segment, Sides};
+use super::live::{LiveFlow, SideNow};
 use super::path::{Pair, Path};
 use crate::event::{FlowChange, FlowId, FlowInfo, PacketSink, Side, WallTime};
 use crate::wire::FramePlace;
@@ -70,7 +71,29 @@ impl Flow {
         at: WallTime,
         context: &mut Context<P>,
     ) -> Self {
-        let mut flow = Self {
+        let mut flow = Self::new(info, path, at, context);
+        let comment = flow.metadata.clone();
+        flow.converse(&comment, context);
+        flow
+    }
+
+    /// Goes on with a flow whose beginning nobody has heard here: what comes next is told in a conversation that
+    /// begins with it.
+    pub(super) fn take_over<P: PacketSink>(
+        now: &LiveFlow,
+        path: Path,
+        at: WallTime,
+        context: &Context<P>,
+    ) -> Self {
+        let mut flow = Self::new(&now.info, path, at, context);
+        let [client, server] = [Side::Client, Side::Server].map(|side| now.side(side));
+        (flow.said.client, flow.said.server) = (client.said, server.said);
+        (flow.finished.client, flow.finished.server) = (client.finished, server.finished);
+        flow
+    }
+
+    fn new<P: PacketSink>(info: &FlowInfo, path: Path, at: WallTime, context: &Context<P>) -> Self {
+        Self {
             id: info.id,
             path,
             mss: path.mss(context.mtu_bytes()),
@@ -84,10 +107,25 @@ impl Flow {
             said: Sides::default(),
             finished: Sides::default(),
             at,
-        };
-        let comment = flow.metadata.clone();
-        flow.converse(&comment, context);
-        flow
+        }
+    }
+
+    /// Events of it were missed, and this is how it stands: what was said meanwhile is a hole.
+    pub(super) fn catch_up<P: PacketSink>(
+        &mut self,
+        now: &LiveFlow,
+        at: WallTime,
+        context: &mut Context<P>,
+    ) {
+        self.at = self.at.max(at);
+        for side in [Side::Client, Side::Server] {
+            let SideNow { said, finished } = now.side(side);
+            self.skip(side, said.saturating_sub(self.said[side]), context);
+            if finished && !self.finished[side] {
+                self.finished[side] = true;
+                self.fin(side, context);
+            }
+        }
     }
 
     /// Time of its last event.

@@ -9,10 +9,11 @@ use mirror_hook::event::Transport;
 use super::context::{Context, ForgeConfig};
 use super::conversation::Sides;
 use super::flow::{Flow, ResetReason};
+use super::live::LiveFlow;
 use super::path::{Pair, Path};
 use super::recent::Recent;
 use super::stats::ForgeStats;
-use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, PacketSink, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, PacketSink, Side, WallTime};
 use crate::wire::FramePlace;
 
 /// Forges the packets of all flows that are given to it, and hands them to a sink.
@@ -112,6 +113,53 @@ impl<P: PacketSink> Forger<P> {
         self.each_live(|flow, context| flow.turn_over(at, context));
     }
 
+    /// Events were missed, and these flows are live now. What was missed of a flow that was live before is a hole of
+    /// its exact size; one that has ended unheard is reset; one that has begun unheard is told from here on, in a
+    /// conversation whose first packet's comment has the offsets at which it begins.
+    pub fn catch_up(&mut self, live: &HashMap<u64, LiveFlow>, at: WallTime) {
+        let mut gone: Vec<_> = self.flows.keys().copied().collect();
+        gone.retain(|number| !live.contains_key(number));
+        gone.sort_unstable();
+        for number in gone {
+            if let Some(Slot::Forged(flow)) = self.flows.get_mut(&number) {
+                // What it held is free once it is told as ended.
+                let pair = flow.pair();
+                flow.abandon(ResetReason::OutputLost, at, &mut self.context);
+                let ended = flow.at();
+                if let Some(pair) = pair {
+                    self.holders.remove(&pair);
+                    self.ended.insert(pair, ended);
+                }
+            }
+            self.flows.remove(&number);
+        }
+        let mut numbers: Vec<_> = live.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let now = &live[&number];
+            match self.flows.get_mut(&number) {
+                Some(Slot::Forged(flow)) => flow.catch_up(now, at, &mut self.context),
+                Some(Slot::Unforged(_, finished)) => {
+                    finished.client |= now.side(Side::Client).finished;
+                    finished.server |= now.side(Side::Server).finished;
+                }
+                None => self.take_over(number, now, at),
+            }
+        }
+    }
+
+    /// A flow that has begun unheard. Nothing is shown of it before it says something.
+    fn take_over(&mut self, number: u64, now: &LiveFlow, at: WallTime) {
+        self.context.stats.flows += 1;
+        let Some(path) = self.path_or_unforged(number, &now.info) else {
+            return;
+        };
+        let at = self.supersede(path.pair(), at.max(now.at));
+        self.holders.insert(path.pair(), number);
+        let flow = Flow::take_over(now, path, at, &self.context);
+        self.flows.insert(number, Slot::Forged(Box::new(flow)));
+    }
+
     /// In the order in which they were numbered.
     fn each_live(&mut self, mut act: impl FnMut(&mut Flow, &mut Context<P>)) {
         let mut live: Vec<_> = self.flows.iter_mut().collect();
@@ -129,23 +177,30 @@ impl<P: PacketSink> Forger<P> {
             return;
         }
         self.context.stats.flows += 1;
-        let path = match self.path(info) {
-            Ok(path) => path,
+        let Some(path) = self.path_or_unforged(number, info) else {
+            return;
+        };
+        let at = self.supersede(path.pair(), at);
+        self.holders.insert(path.pair(), number);
+        let flow = Flow::begin(info, path, at, &mut self.context);
+        self.flows.insert(number, Slot::Forged(Box::new(flow)));
+    }
+
+    /// Nothing: the flow isn't forged, and is kept as such.
+    fn path_or_unforged(&mut self, number: u64, info: &FlowInfo) -> Option<Path> {
+        match self.path(info) {
+            Ok(path) => Some(path),
             Err(why) => {
                 let stats = &mut self.context.stats;
                 match why {
                     Why::Refused => stats.flows_refused += 1,
                     Why::Hidden => stats.flows_hidden += 1,
                 }
-                self.flows
-                    .insert(number, Slot::Unforged(why, Sides::default()));
-                return;
+                let finished = Sides::default();
+                self.flows.insert(number, Slot::Unforged(why, finished));
+                None
             }
-        };
-        let at = self.supersede(path.pair(), at);
-        self.holders.insert(path.pair(), number);
-        let flow = Flow::begin(info, path, at, &mut self.context);
-        self.flows.insert(number, Slot::Forged(Box::new(flow)));
+        }
     }
 
     fn path(&self, info: &FlowInfo) -> Result<Path, Why> {

@@ -20,6 +20,7 @@
 //! - Initial sequence numbers are a keyed hash of the flow's id, the same wherever the flow is forged with
 //!   the same key. Ethernet addresses are locally administered.
 //! - Within a flow time never goes back.
+//! - Who comes late, or was too slow, goes on with the live flows as they stand: see [`Forger::catch_up`].
 //! - An output may show flows under other addresses and ports, on a VLAN, or not at all: see [`View`].
 //!
 //! Nothing here reads a clock, blocks, or allocates per packet.
@@ -29,6 +30,7 @@ mod context;
 mod conversation;
 mod flow;
 mod forger;
+mod live;
 mod path;
 mod recent;
 mod sequence;
@@ -40,6 +42,7 @@ mod view;
 pub use context::{ForgeConfig, Mtu, MtuError};
 pub use conversation::MAX_GAP_BYTES;
 pub use forger::Forger;
+pub use live::LiveFlow;
 pub use sequence::SequenceKey;
 pub use stats::ForgeStats;
 pub use view::{MapError, NetworkMap, PortMap, View};

@@ -9,19 +9,20 @@ use mirror_hook::ring::RecordBuffer;
 
 use super::admit::{Budget, Refusal, admit};
 use super::doorbell::Doorbell;
-use super::family::{Descent, Families};
+use super::family::{Descent, Families, Leaving};
 use super::kept::Resumed;
 use super::kin::{self, Owner, Relations};
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
 use super::owner::Owners;
 use super::pace::Pace;
-use super::peer::Peer;
+use super::peer::{Peer, Seen};
 use super::process::{Ring, Sweep};
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
 use crate::clock::monotonic_now;
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent};
 use crate::filter::{Filters, Told};
+use crate::helper::Helper;
 use crate::keep::{Inherited, Manager};
 
 /// Doorbell numbers: rings have their own numbers, these can't be one.
@@ -130,6 +131,8 @@ pub struct Intake {
     pub(super) rings: BTreeMap<u64, Ring>,
     pub(super) owners: Owners,
     pub(super) families: Families,
+    /// Ends of processes that have died, until all that had attached by then have been heard.
+    over: Vec<Leaving>,
     relations: Relations,
     pub(super) next_ring: u64,
     pub(super) budget: Budget,
@@ -144,6 +147,8 @@ pub struct Intake {
     /// Sessions that go on here, to be told first of all.
     pub(super) resumed: Vec<Resumed>,
     pub(super) complaints: Vec<String>,
+    /// Sees more of processes than this one may.
+    pub(super) helper: Option<Helper>,
 }
 
 impl Intake {
@@ -152,24 +157,28 @@ impl Intake {
     /// # Errors
     /// See [`IntakeError`].
     pub fn new(config: IntakeConfig) -> Result<Self, IntakeError> {
-        Self::with_manager(config, None, Vec::new())
+        let listener = Listener::new(&config.listen, &mut Vec::new())?;
+        Self::listening(config, listener, None, Vec::new(), None)
     }
 
-    /// Goes on with what the service manager has given back, and lets it keep all for the next agent.
+    /// Listens where that was begun already, goes on with what the service manager has given back, and lets it keep
+    /// all for the next agent. A `helper` looks at programs that this process may not look at.
     ///
     /// # Errors
     /// See [`IntakeError`].
-    pub fn with_manager(
+    pub fn listening(
         config: IntakeConfig,
+        mut listener: Listener,
         manager: Option<Manager>,
-        mut kept: Vec<Inherited>,
+        kept: Vec<Inherited>,
+        helper: Option<Helper>,
     ) -> Result<Self, IntakeError> {
         if let Some(manager) = &manager {
-            manager.took_back(kept.len());
-        }
-        let mut listener = Listener::new(&config.listen, &mut kept)?;
-        if let Some(manager) = &manager {
+            manager.took_back(kept.len() + listener.came_from_manager());
             listener.keep(manager);
+        }
+        if let Some(helper) = &helper {
+            listener.remove_by(helper.clone());
         }
         let doorbell = Doorbell::new()?;
         for socket in listener.sockets() {
@@ -189,7 +198,8 @@ impl Intake {
             rings: BTreeMap::new(),
             owners: Owners::default(),
             families: Families::default(),
-            relations: Relations::default(),
+            over: Vec::new(),
+            relations: Relations::new(helper.clone()),
             next_ring: 1,
             buffer: RecordBuffer::new(),
             idle_sweeps: 0,
@@ -199,6 +209,7 @@ impl Intake {
             manager,
             resumed: Vec::new(),
             complaints: Vec::new(),
+            helper,
         };
         intake.take_over(kept);
         Ok(intake)
@@ -210,6 +221,11 @@ impl Intake {
         let mut outcome = PollOutcome::default();
         let before = self.stats.attached;
         self.tell_resumed(sink);
+        let over = std::mem::take(&mut self.over);
+        if !over.is_empty() {
+            // A child that attached before its parent's death is heard before that.
+            self.accept();
+        }
         let read_before = self.stats.ring_bytes;
         for number in self.doorbell.take() {
             match number {
@@ -224,6 +240,8 @@ impl Intake {
         self.look(monotonic_now());
         outcome.attached = usize::try_from(self.stats.attached - before).unwrap_or(usize::MAX);
         self.sweep(&mut outcome, sink);
+        outcome.worked |= !over.is_empty();
+        tell_all(&over, sink);
         if outcome.worked && !self.config.filters.is_empty() {
             // What was read last may be what isn't to be kept.
             self.buffer.wipe();
@@ -276,8 +294,9 @@ impl Intake {
         // A full ring takes this many sweeps, once more for what was being written.
         let rounds = mirror_hook::layout::MAX_DATA_BYTES / SWEEP_BYTES + 2;
         self.drain(usize::try_from(rounds).unwrap_or(1), sink);
+        tell_all(&std::mem::take(&mut self.over), sink);
         // What ends with it: what nobody holds. The rest goes on.
-        let answers = kin::answer(&self.families.all_questions());
+        let answers = kin::answer(&self.families.all_questions(), self.helper.as_ref());
         self.tell_ends(Some(&answers), monotonic_now(), sink);
     }
 
@@ -392,7 +411,10 @@ impl Intake {
                 },
             );
             for leaving in ring.take_leaving() {
-                self.families.withhold(instance, leaving, now);
+                match leaving.may_be_held() {
+                    true => self.families.withhold(instance, leaving, now),
+                    false => self.over.push(leaving),
+                }
             }
             if ring.is_behind(mark) {
                 behind.insert(ring.instance);
@@ -454,7 +476,7 @@ impl Intake {
             return Err(Refusal::TooMany);
         }
         let memfd = arrival.memfd.ok_or(Refusal::Message)?;
-        let owner = Owner::of(peer.pid, &memfd);
+        let mut owner = Owner::new(peer.pid, 0, &memfd);
         let watch = peer
             .watch(arrival.socket.as_fd())
             .map_err(|_| Refusal::NotWatched)?;
@@ -466,7 +488,10 @@ impl Intake {
         {
             return Err(Refusal::NotWatched);
         }
-        let told = self.told(&peer);
+        // What only rules ask for is asked behind the grant: until then a program has 64 KiB.
+        let seen =
+            (!self.config.filters.is_empty()).then(|| self.look_at(&peer, arrival.socket.as_fd()));
+        let told = seen.as_ref().and_then(|seen| self.told(&peer, seen));
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
             // Where it isn't held its process hears of a clean exit only.
@@ -484,7 +509,9 @@ impl Intake {
                 return Err(reason);
             }
         };
-        let process = Arc::new(peer.info(&admitted.message.name));
+        let seen = seen.unwrap_or_else(|| self.look_at(&peer, arrival.socket.as_fd()));
+        owner.started = seen.started;
+        let process = Arc::new(peer.info(&seen, &admitted.message.name));
         let message = &admitted.message;
         self.families
             .attached(message.instance, Descent::of(message), peer.uid, owner);
@@ -504,13 +531,22 @@ impl Intake {
         Ok(())
     }
 
+    /// What can be seen of the process at the other end of a connection.
+    fn look_at(&self, peer: &Peer, connection: BorrowedFd<'_>) -> Seen {
+        let by_helper = self
+            .helper
+            .as_ref()
+            .and_then(|helper| helper.peer(connection));
+        by_helper.unwrap_or_else(|| Seen::of(peer.pid))
+    }
+
     /// The filters, as far as they concern a process.
-    pub(super) fn told(&self, peer: &Peer) -> Option<Told> {
+    pub(super) fn told(&self, peer: &Peer, seen: &Seen) -> Option<Told> {
         let filters = &self.config.filters;
         if filters.is_empty() {
             return None;
         }
-        filters.for_process(peer.uid, peer.executable().as_deref())
+        filters.for_process(peer.uid, seen.executable.as_deref())
     }
 
     /// Whether a process may be mirrored at all.
@@ -527,6 +563,12 @@ impl Intake {
             Admission::OwnAndDescendants => return Err(Refusal::Stranger),
         }
         Ok(())
+    }
+}
+
+fn tell_all(over: &[Leaving], sink: &mut Sink<'_>) {
+    for leaving in over {
+        leaving.tell(leaving.at, sink);
     }
 }
 

@@ -63,6 +63,27 @@ pub(super) struct Leaving {
     pub(super) forks: (u32, u32),
 }
 
+impl Leaving {
+    /// Whether somebody whom the process has forked may have the connection.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.forks.1 > self.forks.0
+    }
+
+    /// Tells the end, no earlier than `at`.
+    pub(super) fn tell(&self, at: MonotonicTime, sink: &mut dyn FnMut(SessionEvent<'_>)) {
+        sink(SessionEvent {
+            session: self.session,
+            at: self.at.max(at),
+            change: match self.end {
+                End::Free => SessionChange::Close {
+                    reason: CloseReason::Free,
+                },
+                End::Died => SessionChange::Died,
+            },
+        });
+    }
+}
+
 /// Whose child a process says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descent {
@@ -371,19 +392,12 @@ fn after(time: MonotonicTime, ns: u64) -> MonotonicTime {
 
 /// At its own time if that is the present; else at the present: what lies between has been written.
 fn tell(held: &Withheld, now: MonotonicTime, sink: &mut dyn FnMut(SessionEvent<'_>)) {
-    let Leaving { session, at, .. } = held.leaving;
-    let at = if held.since == now { at } else { at.max(now) };
-    let change = match held.leaving.end {
-        End::Free => SessionChange::Close {
-            reason: CloseReason::Free,
-        },
-        End::Died => SessionChange::Died,
+    // Whoever has waited ends now.
+    let at = match held.since == now {
+        true => held.leaving.at,
+        false => now,
     };
-    sink(SessionEvent {
-        session,
-        at,
-        change,
-    });
+    held.leaving.tell(at, sink);
 }
 
 #[cfg(test)]

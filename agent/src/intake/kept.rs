@@ -14,7 +14,7 @@ use super::admit::{Refusal, take_over};
 use super::facade::Intake;
 use super::family::Descent;
 use super::kin::Owner;
-use super::peer::{Peer, Watch, pid_of};
+use super::peer::{Peer, Seen, Watch, pid_of};
 use super::process::Ring;
 use super::tracker::{Sink, Tracker};
 use crate::event::{
@@ -188,12 +188,18 @@ impl Intake {
             uid: process.uid,
         };
         self.admit_user(&peer)?;
-        let told = self.told(&peer);
+        let by_helper = || self.helper.as_ref()?.process(peer.pid);
+        let seen = match pid {
+            // Its id may be somebody else's by now.
+            -1 => Seen::default(),
+            _ => by_helper().unwrap_or_else(|| Seen::of(peer.pid)),
+        };
+        let told = self.told(&peer, &seen);
         let number = identity.number;
         if self.rings.contains_key(&number) || self.rings.len() >= self.config.max_rings {
             return Err(Refusal::TooMany.into());
         }
-        let owner = Owner::of(process.pid, &memfd);
+        let owner = Owner::new(process.pid, seen.started, &memfd);
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
             let (ring, thread_id) = self.owners.hold(memfd).ok()?;

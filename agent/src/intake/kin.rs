@@ -13,43 +13,46 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::MonotonicTime;
+use crate::helper::Helper;
 
 /// Generations to look at for a relation: processes may be made faster than they can be followed.
 const MAX_ANCESTORS: usize = 64;
 
 /// The process that a ring belongs to, as `/proc` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
     /// In the agent's pid namespace; 0: it can't be seen from there.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// When it was started, in the kernel's ticks; 0: unknown.
-    pub(super) started: u64,
+    pub(crate) started: u64,
     /// Inode of its ring's memfd.
-    pub(super) inode: u64,
+    pub(crate) inode: u64,
 }
 
 impl Owner {
-    pub(super) fn of(pid: u32, memfd: impl AsFd) -> Self {
+    pub(super) fn new(pid: u32, started: u64, memfd: impl AsFd) -> Self {
         Self {
             pid,
-            started: stat(pid).map_or(0, |process| process.started),
+            started,
             inode: rustix::fs::fstat(memfd).map_or(0, |stat| stat.st_ino),
         }
     }
 }
 
 /// What is asked of one ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Question {
     /// Whether others than its process have it mapped.
     Shared,
     /// Whether its process still does: not behind an exec.
     Mapped,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
     /// Somebody else has the ring mapped.
     Shared,
     /// Nobody else has.
@@ -63,12 +66,12 @@ pub(super) enum Answer {
 }
 
 /// Questions about rings, by their instances.
-pub(super) type Questions = Vec<(u64, Owner, Question)>;
+pub(crate) type Questions = Vec<(u64, Owner, Question)>;
 
 /// The answers, and how long they took.
 #[derive(Debug)]
-pub(super) struct Answers {
-    pub(super) answers: Vec<(u64, Answer)>,
+pub(crate) struct Answers {
+    pub(crate) answers: Vec<(u64, Answer)>,
     pub(super) took: Duration,
 }
 
@@ -84,8 +87,10 @@ impl Answers {
 }
 
 /// When to ask what.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Relations {
+    /// Sees more than this process may.
+    helper: Option<Helper>,
     /// From the first question on.
     scanner: Option<Scanner>,
     /// When to ask for all rings whether they are still mapped.
@@ -95,6 +100,14 @@ pub(super) struct Relations {
 impl Relations {
     /// How often rings are looked at; but it takes the thread a hundredth of its time at most.
     const RINGS_NS: u64 = 1_000_000_000;
+
+    pub(super) fn new(helper: Option<Helper>) -> Self {
+        Self {
+            helper,
+            scanner: None,
+            rings_at: MonotonicTime::default(),
+        }
+    }
 
     /// The answers to the last questions, once.
     pub(super) fn answers(&mut self, now: MonotonicTime) -> Option<Answers> {
@@ -125,7 +138,7 @@ impl Relations {
             return;
         }
         if self.scanner.is_none() {
-            self.scanner = Scanner::new().ok();
+            self.scanner = Scanner::new(self.helper.clone()).ok();
         }
         if let Some(scanner) = &mut self.scanner {
             scanner.ask(questions);
@@ -148,14 +161,14 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(helper: Option<Helper>) -> io::Result<Self> {
         let (questions, asked) = channel::<Questions>();
         let (answered, answers) = channel();
         let thread = std::thread::Builder::new()
             .name("kin".to_owned())
             .spawn(move || {
                 for questions in asked {
-                    if answered.send(answer(&questions)).is_err() {
+                    if answered.send(answer(&questions, helper.as_ref())).is_err() {
                         return;
                     }
                 }
@@ -205,11 +218,23 @@ impl Drop for Scanner {
     }
 }
 
-/// Looks now, in this thread.
-pub(super) fn answer(questions: &Questions) -> Answers {
+/// Looks now, or has the helper look.
+pub(super) fn answer(questions: &Questions, helper: Option<&Helper>) -> Answers {
+    let begin = Instant::now();
+    match helper.and_then(|helper| helper.relations(questions)) {
+        Some(answers) => Answers {
+            answers,
+            took: begin.elapsed(),
+        },
+        None => answer_for(questions, std::process::id()),
+    }
+}
+
+/// Looks now, on behalf of `agent`, which has all these rings mapped.
+pub(crate) fn answer_for(questions: &Questions, agent: u32) -> Answers {
     let begin = Instant::now();
     let of = |wanted| move |(_, _, question): &&(u64, Owner, Question)| *question == wanted;
-    let own = || memfds_of(std::process::id()).unwrap_or_default();
+    let own = || memfds_of(agent).unwrap_or_default();
     let mapped = questions
         .iter()
         .any(|question| of(Question::Mapped)(&question));
@@ -222,7 +247,7 @@ pub(super) fn answer(questions: &Questions) -> Answers {
     let shared: Vec<_> = questions.iter().filter(of(Question::Shared)).collect();
     if !shared.is_empty() {
         let owners: Vec<_> = shared.iter().map(|(_, owner, _)| *owner).collect();
-        let found = sharers(&owners);
+        let found = sharers(&owners, agent);
         answers.extend(
             shared
                 .iter()
@@ -236,7 +261,7 @@ pub(super) fn answer(questions: &Questions) -> Answers {
     }
 }
 
-/// `seen`: what this process has mapped, each ring that it reads among it. Were a ring not to be found there
+/// `seen`: what the agent has mapped, each ring that it reads among it. Were a ring not to be found there
 /// either, nothing could be said of it (a kernel that shows other numbers).
 fn is_mapped(owner: &Owner, seen: &Maps) -> Answer {
     match memfds_of(owner.pid) {
@@ -250,9 +275,9 @@ fn is_mapped(owner: &Owner, seen: &Maps) -> Answer {
     }
 }
 
-/// For each owner, whether another process has its ring mapped.
-fn sharers(owners: &[Owner]) -> Vec<Answer> {
-    let processes = processes();
+/// For each owner, whether another process than the agent has its ring mapped.
+fn sharers(owners: &[Owner], agent: u32) -> Vec<Answer> {
+    let processes = processes(agent);
     let oldest = owners.iter().map(|owner| owner.started).min().unwrap_or(0);
     let mut holders: HashMap<u64, HashSet<u32>> = HashMap::new();
     let mut unreadable = Vec::new();
@@ -270,7 +295,6 @@ fn sharers(owners: &[Owner]) -> Vec<Answer> {
             Err(_) => {} // it has ended
         }
     }
-    let agent = std::process::id();
     let of_family = |pid: u32, owner: &Owner| {
         let parent = |pid: &u32| processes.get(pid).map(|process| process.parent);
         std::iter::successors(parent(&pid), parent)
@@ -296,15 +320,20 @@ struct Process {
     started: u64,
 }
 
-/// All processes but this one.
-fn processes() -> BTreeMap<u32, Process> {
+/// All processes but the agent, and the one that looks.
+fn processes(agent: u32) -> BTreeMap<u32, Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return BTreeMap::new();
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| *pid != std::process::id())
+    pids.filter(|pid| ![agent, std::process::id()].contains(pid))
         .filter_map(|pid| Some((pid, stat(pid)?)))
         .collect()
+}
+
+/// When a process was started, in the kernel's ticks.
+pub(crate) fn started(pid: u32) -> Option<u64> {
+    stat(pid).map(|process| process.started)
 }
 
 /// Behind the command's closing parenthesis the second field is the parent's pid, the 20th the time
@@ -387,10 +416,15 @@ mod tests {
         (memfd, mapping)
     }
 
+    fn of_this_process(memfd: &OwnedFd) -> Owner {
+        let pid = std::process::id();
+        Owner::new(pid, started(pid).unwrap(), memfd)
+    }
+
     #[test]
     fn only_what_can_be_seen_at_all_can_be_gone() {
         let (memfd, mapping) = ring();
-        let owner = Owner::of(std::process::id(), &memfd);
+        let owner = of_this_process(&memfd);
         assert_ne!(owner.started, 0);
         let mut other = std::process::Command::new("sleep")
             .arg("60")
@@ -417,13 +451,12 @@ mod tests {
     #[test]
     fn who_executes_something_else_shares_nothing() {
         let (memfd, _mapping) = ring();
-        let pid = std::process::id();
-        let owner = Owner::of(pid, &memfd);
+        let owner = of_this_process(&memfd);
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
             .unwrap();
-        let mut scanner = Scanner::new().unwrap();
+        let mut scanner = Scanner::new(None).unwrap();
         scanner.ask(vec![
             (1, owner, Question::Shared),
             (2, owner, Question::Mapped),

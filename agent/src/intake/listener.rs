@@ -20,6 +20,7 @@ use rustix::net::{
 
 use mirror_hook::attach::AttachMessage;
 
+use crate::helper::Helper;
 use crate::keep::{Inherited, Manager};
 
 /// Connections that the kernel queues; beyond it a hook gets EAGAIN at once.
@@ -82,8 +83,9 @@ enum Received {
     End,
 }
 
+/// Listens; nothing is read before there is an [`Intake`](super::Intake).
 #[derive(Debug)]
-pub(super) struct Listener {
+pub struct Listener {
     sockets: Vec<OwnedFd>,
     path: PathBuf,
     /// Device and inode of our socket file: what else may stand at the path later isn't ours.
@@ -95,6 +97,8 @@ pub(super) struct Listener {
     kept: bool,
     /// Which of the sockets came from there.
     from_manager: [bool; 2],
+    /// Removes the socket file where this process may not.
+    helper: Option<Helper>,
 }
 
 /// The name by which the service manager keeps the socket with the abstract name.
@@ -102,11 +106,11 @@ const ABSTRACT: &str = "socket-abstract";
 
 impl Listener {
     /// Begins to listen, at the sockets among `kept` that are the right ones, else at new ones. The
-    /// right ones are taken out of `kept`.
-    pub(super) fn new(
-        config: &ListenConfig,
-        kept: &mut Vec<Inherited>,
-    ) -> Result<Self, ListenError> {
+    /// right ones are taken out of `kept`. Programs trust the user who calls this, whoever reads later.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub fn new(config: &ListenConfig, kept: &mut Vec<Inherited>) -> Result<Self, ListenError> {
         let failed = |cause: io::Error| ListenError::Io {
             path: config.path.clone(),
             cause,
@@ -128,6 +132,7 @@ impl Listener {
             pending_dropped: 0,
             kept: false,
             from_manager: [from_manager, false],
+            helper: None,
         };
         listen(&first, BACKLOG).map_err(|error| failed(error.into()))?;
         let permissions = fs::Permissions::from_mode(config.mode);
@@ -172,6 +177,16 @@ impl Listener {
             Err(Errno::ADDRINUSE) => Err(ListenError::InUse(config.path.clone())),
             result => result.map_err(|error| failed(error.into())).map(|()| first),
         }
+    }
+
+    /// How many of the sockets the service manager gave back.
+    pub(super) fn came_from_manager(&self) -> usize {
+        self.from_manager.iter().filter(|came| **came).count()
+    }
+
+    /// In the end the helper removes the socket file.
+    pub(super) fn remove_by(&mut self, helper: Helper) {
+        self.helper = Some(helper);
     }
 
     /// From now on the service manager has the sockets.
@@ -242,10 +257,16 @@ impl Listener {
 impl Drop for Listener {
     /// Removes the socket file if it is still ours.
     fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|file| (file.dev(), file.ino()));
-        if !self.kept && self.file.is_some() && found == self.file {
+        let Some((device, inode)) = self.file.filter(|_| !self.kept) else {
+            return;
+        };
+        if let Some(helper) = &self.helper {
+            // It looks for itself: this process may not even be able to.
+            helper.remove_socket(device, inode);
+            return;
+        }
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|file| (file.dev(), file.ino()) == (device, inode)) {
             // A file that stays is found to be stale by the next agent.
             let _ = fs::remove_file(&self.path);
         }

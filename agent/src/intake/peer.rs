@@ -4,14 +4,20 @@
 )]
 //! Who is at the other end of the socket.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use mirror_hook::attach::NAME_BYTES;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use serde::{Deserialize, Serialize};
+
+use super::kin;
 use crate::event::ProcessInfo;
 
 /// SO_PEERPIDFD (Linux 6.5, asm-generic/socket.h).
@@ -22,15 +28,27 @@ const MAX_ANCESTORS: usize = 256;
 
 /// A process that has connected.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// In the agent's pid namespace; 0: it can't be seen from there.
-    pub(super) pid: u32,
-    pub(super) uid: u32,
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+}
+
+/// What `/proc` tells of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// When it was started, in the kernel's ticks; 0: unknown.
+    pub(crate) started: u64,
+    /// The whole path of its executable, as the process's own root has it; where it can't be read (the
+    /// process is gone, or another user's), `None`.
+    pub(crate) executable: Option<Vec<u8>>,
+    /// What its first thread is called, with a newline.
+    pub(crate) command: Option<Vec<u8>>,
 }
 
 /// How the end of a process is noticed.
 #[derive(Debug)]
-pub(super) enum Watch {
+pub(crate) enum Watch {
     /// Readable once the process is gone.
     Pidfd(OwnedFd),
     /// It is gone already.
@@ -39,7 +57,7 @@ pub(super) enum Watch {
 
 impl Peer {
     /// As the kernel noted it when the process connected.
-    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let mut credentials = libc::ucred {
             pid: 0,
             uid: u32::MAX,
@@ -54,7 +72,7 @@ impl Peer {
 
     /// A descriptor of the process: the one that connected if the kernel can tell, else the one that
     /// has its pid now.
-    pub(super) fn watch(&self, socket: BorrowedFd<'_>) -> io::Result<Watch> {
+    pub(crate) fn watch(&self, socket: BorrowedFd<'_>) -> io::Result<Watch> {
         let mut number: libc::c_int = -1;
         match option(socket, SO_PEERPIDFD, &mut number) {
             Ok(()) if number >= 0 => {
@@ -79,26 +97,45 @@ impl Peer {
         parents.take(MAX_ANCESTORS).any(|pid| pid == ancestor)
     }
 
-    /// The whole path of its executable, as the process's own root has it; where it can't be read (the
-    /// process is gone, or another user's), `None`.
-    pub(super) fn executable(&self) -> Option<Vec<u8>> {
-        if self.pid == 0 {
-            return None;
-        }
-        let path = std::fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?;
-        let path = path.into_os_string().into_vec();
-        let kept = path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
-        Some(kept.unwrap_or(path))
-    }
-
     /// What people know the process by. `told`: what it says that it was called as it started, for when it
     /// is gone already.
-    pub(super) fn info(&self, told: &[u8; NAME_BYTES]) -> ProcessInfo {
+    pub(super) fn info(&self, seen: &Seen, told: &[u8; NAME_BYTES]) -> ProcessInfo {
         ProcessInfo {
             pid: self.pid,
             uid: self.uid,
-            name: name_of(self.pid).unwrap_or_else(|| told_name(told)),
+            name: seen.name().unwrap_or_else(|| told_name(told)),
         }
+    }
+}
+
+impl Seen {
+    /// What this process may see of the one with this id.
+    pub(crate) fn of(pid: u32) -> Self {
+        if pid == 0 {
+            return Self::default();
+        }
+        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        Self {
+            started: kin::started(pid).unwrap_or(0),
+            executable: executable.map(|path| {
+                let path = path.into_os_string().into_vec();
+                let kept = path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
+                kept.unwrap_or(path)
+            }),
+            command: std::fs::read(format!("/proc/{pid}/comm")).ok(),
+        }
+    }
+
+    /// The file name of the executable, or where that may not be read, of the command.
+    fn name(&self) -> Option<String> {
+        let path = self.executable.as_deref().map(OsStr::from_bytes);
+        let file = path.and_then(|path| Path::new(path).file_name());
+        let command = || {
+            let command = self.command.as_deref()?;
+            Some(String::from_utf8_lossy(command).trim_end().to_owned())
+        };
+        file.map(|name| name.to_string_lossy().into_owned())
+            .or_else(command)
     }
 }
 
@@ -114,22 +151,6 @@ fn parent_of(pid: u32) -> Option<u32> {
         .filter(|parent| *parent != 0)
 }
 
-/// The file name of the executable, or where that may not be read, of the command.
-fn name_of(pid: u32) -> Option<String> {
-    if pid == 0 {
-        return None;
-    }
-    let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let from_executable = executable.as_ref().and_then(|path| {
-        let name = path.file_name()?.to_string_lossy();
-        Some(name.trim_end_matches(" (deleted)").to_owned())
-    });
-    from_executable.or_else(|| {
-        let command = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
-        Some(String::from_utf8_lossy(&command).trim_end().to_owned())
-    })
-}
-
 /// Any bytes may stand there: whoever shows them escapes them.
 fn told_name(told: &[u8; NAME_BYTES]) -> String {
     let name = told.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -138,10 +159,16 @@ fn told_name(told: &[u8; NAME_BYTES]) -> String {
 
 /// Whose pidfd it is, as the kernel tells: -1 if that process is gone, 0 if it can't be seen from here.
 /// `None`: it isn't a pidfd.
-pub(super) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let line = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
     line.trim().parse().ok()
+}
+
+/// Whether the process of a pidfd has ended.
+pub(crate) fn is_over(pidfd: BorrowedFd<'_>) -> bool {
+    let mut set = [PollFd::new(&pidfd, PollFlags::IN)];
+    poll(&mut set, Some(&Timespec::default())) != Ok(0)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -176,7 +203,6 @@ impl Plain for libc::ucred {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
@@ -201,16 +227,20 @@ mod tests {
         let name = std::env::current_exe().unwrap();
         let name = name.file_name().unwrap().to_string_lossy().into_owned();
         let told = b"told\0\0\0\0\0\0\0\0\0\0\0\0";
-        assert_eq!(peer.info(told).name, name);
+        let seen = Seen::of(peer.pid);
+        assert_eq!(peer.info(&seen, told).name, name);
         // One that can't be looked at.
         let peer_of_nobody = Peer { pid: 0, uid: 0 };
-        assert_eq!(peer_of_nobody.info(told).name, "told");
-        assert_eq!(peer_of_nobody.info(&[0; 16]).name, "");
-        assert_eq!(peer_of_nobody.info(&[b'\n'; 16]).name, "\n".repeat(16));
+        let seen = Seen::of(0);
+        assert_eq!(peer_of_nobody.info(&seen, told).name, "told");
+        assert_eq!(peer_of_nobody.info(&seen, &[0; 16]).name, "");
+        assert_eq!(
+            peer_of_nobody.info(&seen, &[b'\n'; 16]).name,
+            "\n".repeat(16)
+        );
         let Watch::Pidfd(pidfd) = peer.watch(ours.as_fd()).unwrap() else {
             panic!("we are not gone");
         };
-        let mut set = [PollFd::new(&pidfd, PollFlags::IN)];
-        assert_eq!(poll(&mut set, Some(&Timespec::default())).unwrap(), 0);
+        assert!(!is_over(pidfd.as_fd()));
     }
 }

@@ -268,7 +268,8 @@ impl Tracker {
     }
 
     /// The process is gone, having forked so often, or it is no longer believed (`None`): every open
-    /// connection ends where it stands.
+    /// connection ends where it stands. The end of one that is gone is told by [`Tracker::take_leaving`]: what a
+    /// child of it says comes first, also of one that was forked behind the hook's back, by a bare clone(2).
     pub(super) fn died(&mut self, at: MonotonicTime, forks: Option<u32>, sink: &mut Sink<'_>) {
         let mut connections: Vec<_> = self.open.drain().collect();
         connections.sort_unstable_by_key(|(number, _)| *number);
@@ -278,13 +279,16 @@ impl Tracker {
                 connection: number,
             };
             match forks {
-                Some(forks) if connection.may_be_held(forks) => self.leaving.push(Leaving {
+                Some(forks) => self.leaving.push(Leaving {
                     session,
                     at,
                     end: End::Died,
-                    forks: (connection.forks, forks),
+                    forks: match connection.may_be_held(forks) {
+                        true => (connection.forks, forks),
+                        false => (forks, forks),
+                    },
                 }),
-                _ => sink(SessionEvent {
+                None => sink(SessionEvent {
                     session,
                     at,
                     change: SessionChange::Died,

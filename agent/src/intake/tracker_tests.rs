@@ -254,7 +254,10 @@ proptest! {
         }
         prop_assert_eq!(bench.checker.text_bytes, bench.stats.text_bytes);
         let checker = &mut bench.checker;
-        bench.tracker.died(MonotonicTime(0), Some(0), &mut |event| checker.take(event));
+        bench.tracker.died(MonotonicTime(0), Some(0), &mut |_| panic!("told before its children are heard"));
+        for leaving in bench.tracker.take_leaving() {
+            leaving.tell(MonotonicTime(0), &mut |event| checker.take(event));
+        }
         prop_assert!(checker.next.is_empty());
     }
 }

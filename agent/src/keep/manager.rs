@@ -12,9 +12,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, sendmsg_addr, socket_with,
+    SocketFlags, SocketType, connect, sendmsg, sendmsg_addr, socket_with,
 };
 
 /// Longest FDNAME that systemd takes.
@@ -48,11 +49,14 @@ impl Manager {
         };
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None).ok()?;
+        let address = address.ok()?;
+        // Now, since the agent may not be who could a little later. Who doesn't listen yet is found by the address.
+        let _ = connect(&socket, &address);
         let room = variable("FDSTORE").and_then(|count| count.to_str()?.parse().ok());
         let room = room.unwrap_or(0);
         Some(Self {
             socket: Arc::new(socket),
-            address: address.ok()?,
+            address,
             room: Cell::new(room),
             keeps: room > 0,
         })
@@ -119,13 +123,16 @@ impl Manager {
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        sendmsg_addr(
-            &self.socket,
-            &self.address,
-            &[IoSlice::new(words.as_bytes())],
-            &mut control,
-            flags | SendFlags::NOSIGNAL,
-        )?;
+        let words = [IoSlice::new(words.as_bytes())];
+        let flags = flags | SendFlags::NOSIGNAL;
+        match sendmsg(&self.socket, &words, &mut control, flags) {
+            Err(Errno::NOTCONN | Errno::DESTADDRREQ | Errno::CONNREFUSED | Errno::CONNRESET) => {
+                sendmsg_addr(&self.socket, &self.address, &words, &mut control, flags)?;
+            }
+            result => {
+                result?;
+            }
+        }
         Ok(())
     }
 }

@@ -13,16 +13,19 @@
 //! Without a carrier the kernel drops what it is given and says that all is well. It clears the interface's flag
 //! first, and sets it before it takes packets again: so the flag is looked at behind each batch, and has to be
 //! seen twice before anything is sent again.
+//!
+//! Where that is asked for, the kernel cuts them: see [`Batch`].
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::packet_socket::{BATCH, PacketSocket, State};
+use super::batch::Batch;
+use super::losses::{Losses, SendStats};
+use super::pace::{Pace, Pacer};
+use super::packet_socket::{BATCH, PacketSocket, State, leave_work_to_kernel};
 use crate::event::{Packet, PacketSink};
 use crate::forge::Mtu;
-use crate::wire::{ETHERNET_HEADER_BYTES, FramePlace, VLAN_TAG_BYTES};
+use crate::wire::{ETHERNET_HEADER_BYTES, VLAN_TAG_BYTES};
 
 /// A send waits so long for room at most: a slow interface slows the agent, whose rings then show exact holes;
 /// one that stands still doesn't hold it for ever.
@@ -31,8 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a full device queue is tried again, a millisecond apart.
 const TRIES_WHEN_FULL: u32 = 100;
-/// Time's worth of packets that may go out at once under a pace limit: longer than a timer is late.
-const PACE_BURST: Duration = Duration::from_millis(5);
 
 /// Bytes of frames in a batch: as many as [`BATCH`] full ones, or a few very large ones.
 const BATCH_BYTES: usize = 256 << 10;
@@ -86,40 +87,13 @@ pub enum InterfaceError {
     },
 }
 
-/// What has become of the packets for an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InterfaceStats {
-    /// Frames sent.
-    pub frames: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Frames lost while the interface couldn't send.
-    pub lost: u64,
-    /// Times that it couldn't.
-    pub outages: u64,
-    /// Frames lost since they are larger than the interface takes: its MTU was made smaller.
-    pub too_large: u64,
-}
-
-/// A limit for the bytes on the wire.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pace {
-    bits_per_s: f64,
-}
-
-impl Pace {
-    /// At most so many bits in a second, on average over a few packets; from 10^6, where one takes 12 ms, to
-    /// 10^12.
-    pub fn bits_per_s(bits_per_s: f64) -> Option<Self> {
-        (1e6..=1e12)
-            .contains(&bits_per_s)
-            .then_some(Self { bits_per_s })
-    }
-
-    fn time(self, bytes: usize) -> Duration {
-        #[allow(clippy::cast_precision_loss, reason = "a frame has few bytes")]
-        Duration::from_secs_f64(bytes as f64 * 8.0 / self.bits_per_s)
-    }
+/// Has an interface leave the cutting of large packets, and checksums, to the kernel: then its far end gets them as
+/// a wire would carry them, which [`for_wire_only`](InterfaceSink::for_wire_only) needs.
+///
+/// # Errors
+/// The kernel's: there is no right to (CAP_NET_ADMIN), no such interface, or it can't.
+pub fn leave_cutting_to_kernel(name: &str) -> io::Result<()> {
+    leave_work_to_kernel(name)
 }
 
 /// Sends packets on an interface, in batches.
@@ -128,19 +102,20 @@ pub struct InterfaceSink {
     name: String,
     socket: PacketSocket,
     mtu: Mtu,
-    /// Frames that wait for the rest of their batch, one behind the other, and where each ends.
-    waiting: Vec<u8>,
-    ends: Vec<usize>,
+    /// Frames that wait for the rest of their batch.
+    waiting: Batch,
+    /// The kernel is to cut them where it can.
+    wire_only: bool,
+    /// It does.
+    kernel_cuts: bool,
     /// Why nothing is sent at the moment.
     lost: Option<Outage>,
     looked_at: Instant,
     /// What was lost, once packets get through again.
     recovered: Option<Losses>,
-    pace: Option<Pace>,
-    /// When the wire is free again under the pace limit.
-    free_at: Instant,
+    pacer: Pacer,
     complaints: Vec<String>,
-    stats: InterfaceStats,
+    stats: SendStats,
 }
 
 #[derive(Debug, Default)]
@@ -150,31 +125,6 @@ struct Outage {
     /// The interface was as it should be when it was looked at last.
     well: bool,
     losses: Losses,
-}
-
-/// From where on the packets of conversations were lost.
-#[derive(Debug, Default)]
-pub struct Losses {
-    first: HashMap<(SocketAddr, SocketAddr), FramePlace>,
-}
-
-/// Directions of which that is noted. Of others a monitor may keep a conversation until its time is over.
-const MAX_LOSSES: usize = 1 << 17;
-
-impl Losses {
-    /// The first packet that was lost of those from `source` to `destination`.
-    pub fn first(&self, source: SocketAddr, destination: SocketAddr) -> Option<FramePlace> {
-        self.first.get(&(source, destination)).copied()
-    }
-
-    fn note(&mut self, frame: &[u8]) {
-        if let Some(place) = FramePlace::of(frame)
-            && self.first.len() < MAX_LOSSES
-        {
-            let ends = (place.source, place.destination);
-            self.first.entry(ends).or_insert(place);
-        }
-    }
 }
 
 impl InterfaceSink {
@@ -214,20 +164,35 @@ impl InterfaceSink {
             name: name.to_owned(),
             socket,
             mtu,
-            waiting: Vec::with_capacity(BATCH_BYTES),
-            ends: Vec::with_capacity(BATCH),
+            waiting: Batch::default(),
+            wire_only: false,
+            kernel_cuts: false,
             lost: None,
             looked_at: now,
             recovered: None,
-            pace,
-            free_at: now,
+            pacer: Pacer::new(pace),
             complaints: Vec::new(),
-            stats: InterfaceStats::default(),
+            stats: SendStats::default(),
         };
         if !state.running {
             sink.lose("has no carrier");
         }
         Ok(sink)
+    }
+
+    /// Has the kernel cut the packets from now on, if the interface leaves that to it: before anybody sees them, on the
+    /// interface or at its far end. One that does it on its own may have a far end that gets them uncut: there they
+    /// are sent as ever, which is said.
+    pub fn for_wire_only(&mut self) {
+        self.wire_only = self.socket.let_kernel_cut().is_ok();
+        let leaves_work = self.socket.leaves_work_to_kernel(&self.name);
+        self.kernel_cuts = self.wire_only && leaves_work;
+        if !self.kernel_cuts {
+            self.complaints.push(format!(
+                "{0} has its own way of cutting large packets, so --wire-only sends as without it: `ethtool -K {0} tso off tx off` leaves that to the kernel",
+                self.name
+            ));
+        }
     }
 
     /// Its name.
@@ -241,7 +206,7 @@ impl InterfaceSink {
     }
 
     /// The counts so far.
-    pub fn stats(&self) -> InterfaceStats {
+    pub fn stats(&self) -> SendStats {
         self.stats
     }
 
@@ -266,7 +231,12 @@ impl InterfaceSink {
             Err(_) => self.lose("is gone"),
             Ok(State { up: false, .. }) => self.lose("is down"),
             Ok(State { running: false, .. }) => self.lose("has no carrier"),
-            Ok(state) => self.recover(state.index),
+            Ok(state) => {
+                self.kernel_cuts = self.wire_only
+                    && state.mtu_bytes >= self.mtu.bytes().into()
+                    && self.socket.leaves_work_to_kernel(&self.name);
+                self.recover(state.index);
+            }
         }
     }
 
@@ -300,37 +270,45 @@ impl InterfaceSink {
         }
     }
 
-    fn frame(&self, number: usize) -> &[u8] {
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.waiting[start..self.ends[number]]
-    }
-
     /// Sends what waits. What can't be sent is lost, and counted.
     fn send_batch(&mut self) {
         let mut next = 0;
         let mut tries = 0;
-        while next < self.ends.len() {
+        while next < self.waiting.len() {
             if let Some(mut outage) = self.lost.take() {
-                for number in next..self.ends.len() {
-                    outage.frames += 1;
-                    outage.losses.note(self.frame(number));
+                for number in next..self.waiting.len() {
+                    let frames = self.waiting.frames(number);
+                    outage.frames += frames;
+                    self.stats.lost += frames;
+                    outage.losses.note(self.waiting.outgoing(number).frame);
                 }
-                self.stats.lost += (self.ends.len() - next) as u64;
                 self.lost = Some(outage);
                 break;
             }
-            self.keep_pace();
-            let frames = (next..self.burst_from(next)).map(|number| self.frame(number));
+            self.pacer.wait();
+            let sizes = (next..self.waiting.len()).map(|number| self.waiting.wire_bytes(number));
+            let end = next + self.pacer.burst(sizes);
+            let frames = (next..end).map(|number| self.waiting.outgoing(number));
             match self.socket.send(frames) {
                 // Without a carrier none of these went anywhere.
                 Ok(_) if !self.socket.is_running(&self.name).unwrap_or(false) => {
                     self.lose("has no carrier");
                 }
                 Ok(sent) => {
-                    let sent_bytes: usize = (next..next + sent).map(|n| self.frame(n).len()).sum();
-                    self.stats.frames += sent as u64;
+                    let shrunk = self.has_shrunk();
+                    let mut sent_bytes = 0;
+                    for number in next..next + sent {
+                        match self.waiting.outgoing(number).cut {
+                            // Nobody has said that these are too large.
+                            Some(_) if shrunk => self.too_large(self.waiting.frames(number)),
+                            _ => {
+                                self.stats.frames += self.waiting.frames(number);
+                                sent_bytes += self.waiting.wire_bytes(number);
+                            }
+                        }
+                    }
                     self.stats.bytes += sent_bytes as u64;
-                    self.take_time(sent_bytes);
+                    self.pacer.sent(sent_bytes);
                     next += sent;
                     tries = 0;
                 }
@@ -343,21 +321,37 @@ impl InterfaceSink {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     Some(libc::EMSGSIZE) => {
-                        self.too_large();
+                        self.too_large(1);
                         next += 1;
                     }
                     Some(libc::EAGAIN | libc::ENOBUFS) => self.lose("takes no more packets"),
                     Some(libc::ENXIO | libc::ENODEV) => self.lose("is gone"),
                     Some(libc::ENETDOWN) => self.lose("is down"),
-                    _ => self.lose(&format!("fails ({error})")),
+                    _ => {
+                        // Perhaps of large packets only.
+                        self.wire_only = false;
+                        self.kernel_cuts = false;
+                        self.lose(&format!("fails ({error})"));
+                    }
                 },
             }
         }
         self.waiting.clear();
-        self.ends.clear();
     }
 
-    fn too_large(&mut self) {
+    /// Whether the kernel cuts packets for an interface that no longer takes them.
+    fn has_shrunk(&mut self) -> bool {
+        let mtu = self.mtu.bytes().into();
+        let shrunk = self.kernel_cuts
+            && self
+                .socket
+                .mtu_bytes(&self.name)
+                .is_ok_and(|bytes| bytes < mtu);
+        self.kernel_cuts &= !shrunk;
+        shrunk
+    }
+
+    fn too_large(&mut self, frames: u64) {
         if self.stats.too_large == 0 {
             self.complaints.push(format!(
                 "{} takes no packets of {} bytes any more: restart sslcollector after making its MTU smaller",
@@ -365,35 +359,7 @@ impl InterfaceSink {
                 self.mtu.bytes()
             ));
         }
-        self.stats.too_large += 1;
-    }
-
-    /// The end of the frames from `next` on that may go out at once: one at least.
-    fn burst_from(&self, next: usize) -> usize {
-        let Some(pace) = self.pace else {
-            return self.ends.len();
-        };
-        let begin = self.ends[next] - self.frame(next).len();
-        let fits = |end: &usize| pace.time(end - begin) <= PACE_BURST;
-        let more = self.ends[next + 1..].iter().take_while(|end| fits(end));
-        next + 1 + more.count()
-    }
-
-    /// Waits until the wire is free under the pace limit.
-    fn keep_pace(&self) {
-        let early = self.free_at.saturating_duration_since(Instant::now());
-        if self.pace.is_some() && !early.is_zero() {
-            std::thread::sleep(early);
-        }
-    }
-
-    /// Under the pace limit, `bytes` keep the wire busy for a while.
-    fn take_time(&mut self, bytes: usize) {
-        if let Some(pace) = self.pace {
-            let now = Instant::now();
-            let earliest = now.checked_sub(PACE_BURST).unwrap_or(now);
-            self.free_at = self.free_at.max(earliest) + pace.time(bytes);
-        }
+        self.stats.too_large += frames;
     }
 }
 
@@ -402,9 +368,8 @@ impl PacketSink for InterfaceSink {
     fn packet(&mut self, packet: Packet<'_>) -> io::Result<()> {
         let largest = usize::from(self.mtu.bytes()) + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES;
         debug_assert!(packet.frame.len() <= largest);
-        self.waiting.extend_from_slice(packet.frame);
-        self.ends.push(self.waiting.len());
-        if self.ends.len() == BATCH || self.waiting.len() + largest > BATCH_BYTES {
+        self.waiting.push(packet.frame, self.kernel_cuts);
+        if self.waiting.len() == BATCH || self.waiting.bytes() + largest > BATCH_BYTES {
             self.send_batch();
         }
         Ok(())
@@ -414,20 +379,5 @@ impl PacketSink for InterfaceSink {
         self.look();
         self.send_batch();
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_take_their_time() {
-        let pace = |bits| Pace::bits_per_s(bits);
-        assert_eq!(pace(8e6).unwrap().time(1000), Duration::from_millis(1));
-        assert_eq!(pace(1e9).unwrap().time(1514), Duration::from_nanos(12_112));
-        for bad in [0.0, 9e5, 1.1e12, f64::NAN, f64::INFINITY, -1e6] {
-            assert_eq!(pace(bad), None, "{bad}");
-        }
     }
 }

@@ -121,6 +121,8 @@ pub struct FramePlace {
     pub sequence: SeqNumber,
     /// It is a SYN, or the answer to one.
     pub syn: bool,
+    /// Bytes of clear text in it.
+    pub text_bytes: usize,
 }
 
 impl FramePlace {
@@ -151,6 +153,7 @@ impl FramePlace {
             destination: SocketAddr::new(destination, port(2)?),
             sequence: SeqNumber(u32::from_be_bytes(array(tcp, 4)?)),
             syn: tcp.get(13)? & 2 != 0,
+            text_bytes: tcp.len().saturating_sub(usize::from(tcp.get(12)? >> 4) * 4),
         })
     }
 }
@@ -241,6 +244,7 @@ mod tests {
         assert_eq!(place.source, SocketAddr::new(ip, 50_000));
         assert_eq!(place.destination, SocketAddr::new(swapped, 443));
         assert_eq!((place.sequence, place.syn), (tcp.sequence, flags.is_syn()));
+        assert_eq!(place.text_bytes, payload.len());
         assert_eq!(parsed.window_size(), 65_535);
         let wanted = if flags == TcpFlags::Syn {
             0

@@ -96,6 +96,8 @@ impl Agent {
 
     fn run_to_the_end(&mut self, rings: u64) {
         self.run_until(|stats| stats.attached == rings && stats.live == 0);
+        // Ends of those that died are told behind the last words of their children.
+        while self.turn() {}
     }
 }
 

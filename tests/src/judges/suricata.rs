@@ -85,7 +85,7 @@ impl Suricata {
     /// # Panics
     /// If it can't be run, or refuses its configuration.
     pub fn read(self, capture: &Path, profile: Profile, directory: &Path) -> Verdict {
-        let mut command = command(profile, directory);
+        let mut command = command(Command::new("suricata"), profile, directory);
         command
             .args(["--runmode", "single", "-r"])
             .arg(real(capture));
@@ -101,8 +101,16 @@ impl Suricata {
     /// # Panics
     /// If it can't be run, or doesn't get to work.
     pub fn listen(self, interface: &str, directory: &Path) -> Listening {
+        self.listen_by(Command::new("suricata"), interface, directory)
+    }
+
+    /// The same, where `suricata` runs: in another namespace.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn listen_by(self, suricata: Command, interface: &str, directory: &Path) -> Listening {
         fs::create_dir_all(directory).expect("make a directory");
-        let mut command = command(Profile::Sslcollector, directory);
+        let mut command = command(suricata, Profile::Sslcollector, directory);
         command.args(["--runmode", "workers", &format!("--af-packet={interface}")]);
         // What a loaded machine lets wait mustn't be lost.
         command.args([
@@ -159,13 +167,12 @@ impl Listening {
 }
 
 /// Suricata with a configuration, where it is yet to be said what it reads.
-fn command(profile: Profile, directory: &Path) -> Command {
+fn command(mut command: Command, profile: Profile, directory: &Path) -> Command {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let rules = directory.join("events.rules");
     fs::write(&rules, event_rules()).expect("write the rules");
     // It would append to a report that is there.
     let _ = fs::remove_file(directory.join("eve.json"));
-    let mut command = Command::new("suricata");
     command.args(["-c", "/etc/suricata/suricata.yaml"]);
     command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
     if profile == Profile::Sslcollector {
@@ -265,7 +272,11 @@ fn file_info(event: &Value, client_port: Option<u64>) -> FileInfo {
 }
 
 fn at(event: &Value, what: &str) -> String {
-    format!("packet {}: {what}", event["pcap_cnt"])
+    let vlan = match &event["vlan"] {
+        Value::Null => String::new(),
+        tags => format!(" on VLAN {tags}"),
+    };
+    format!("packet {}{vlan}: {what}", event["pcap_cnt"])
 }
 
 fn text(value: &Value) -> String {

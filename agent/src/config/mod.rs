@@ -1,90 +1,35 @@
 //! What the command line means on this machine: defaults filled in, paths found, contradictions
 //! refused. Nothing is opened or changed here.
 
+mod broker;
+mod collector;
+mod fleet_key;
+mod outputs;
+mod tunnel;
+
 use std::ffi::OsString;
-use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use agent::filter::Filters;
-use agent::forge::View;
-use agent::output::Pace;
+use agent::helper::User;
+use agent::identity::Address;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
 
-use crate::cli::{CaptureArgs, Cli, Command, InterfaceArgs, MirrorArgs, RunArgs, ServeArgs};
+pub(crate) use self::broker::{BrokerChoice, SourceChoice};
+pub(crate) use self::collector::CollectorSettings;
+use self::collector::resolve_collector;
+pub(crate) use self::fleet_key::FleetKeyTask;
+use self::outputs::outputs;
+pub(crate) use self::outputs::{InterfaceChoice, OutputChoice, ReadersChoice, VxlanChoice};
+pub(crate) use self::tunnel::TunnelChoice;
+use crate::cli::{AgentsArgs, Cli, Command, EnrollArgs, JoinArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
-use crate::rotation::RotationChoice;
 
 /// Ring of a process that a serving agent grants, in bytes: stays in the cache of one core.
 const SERVE_RING_BYTES: u64 = 1024 * 1024;
 /// Ring that `run` grants: bulk on loopback stays whole on a busy machine of two cores.
 const RUN_RING_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Where packets go.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum OutputChoice {
-    /// A capture file, or several one after the other.
-    File(PathBuf, RotationChoice),
-    /// A capture on standard output.
-    Stdout,
-    /// An interface.
-    Interface(InterfaceChoice),
-    /// No packets: a summary for people on standard error.
-    Summary,
-}
-
-/// An interface for packets, and how they look there.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct InterfaceChoice {
-    /// Its name.
-    pub(crate) name: String,
-    /// Make it if it isn't there.
-    pub(crate) create: bool,
-    /// Also where the default route leads.
-    pub(crate) force: bool,
-    /// How flows look.
-    pub(crate) view: View,
-    /// How fast packets go out.
-    pub(crate) pace: Option<Pace>,
-}
-
-impl fmt::Display for OutputChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path, _) => path.display().fmt(f),
-            Self::Stdout => f.write_str("standard output"),
-            Self::Interface(choice) => f.write_str(&choice.name),
-            Self::Summary => f.write_str("standard error"),
-        }
-    }
-}
-
-impl OutputChoice {
-    /// The same, or for a file that exists already, another one beside it: `out.pcapng`, `out.2.pcapng` …
-    pub(crate) fn unused(&self) -> Self {
-        let Self::File(path, rotation) = self else {
-            return self.clone();
-        };
-        if *rotation != RotationChoice::default() {
-            // Their numbers go on.
-            return self.clone();
-        }
-        let numbered = |number: u64| match path.extension() {
-            _ if number == 1 => path.clone(),
-            Some(extension) => {
-                let mut end = OsString::from(format!("{number}."));
-                end.push(extension);
-                path.with_extension(end)
-            }
-            None => path.with_extension(number.to_string()),
-        };
-        // A device or a pipe isn't something to be kept.
-        let taken = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file());
-        let free = (1..).map(numbered).find(|path| !taken(path));
-        Self::File(free.unwrap_or_else(|| path.clone()), *rotation)
-    }
-}
 
 /// Where handshakes are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,13 +63,42 @@ pub(crate) enum Mode {
     Run(Program),
 }
 
+/// What is done to identities.
+#[derive(Debug)]
+pub(crate) enum IdentityTask {
+    /// Make a collector's, known by these names.
+    Init {
+        /// Where.
+        state: PathBuf,
+        /// None: this host's.
+        names: Vec<Address>,
+    },
+    /// Make a new key of a collector's server.
+    Rotate {
+        /// Where.
+        state: PathBuf,
+    },
+    /// Make a token.
+    Enroll(EnrollArgs),
+    /// Use one.
+    Join(JoinArgs),
+    /// List agents, or change what they may.
+    Agents(AgentsArgs),
+}
+
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Task {
     /// Mirror, as these settings say.
     Mirror(Settings),
+    /// Collect what agents send.
+    Collect(Box<CollectorSettings>),
+    /// Something about identities, and no mirroring.
+    Identity(IdentityTask),
     /// Print this directory of a patched library.
     TellLibraryDir(PathBuf),
+    /// Make or print a key for what goes by a broker.
+    FleetKey(FleetKeyTask),
 }
 
 /// All that the agent needs to know.
@@ -132,6 +106,8 @@ pub(crate) enum Task {
 pub(crate) struct Settings {
     /// Who is served.
     pub(crate) mode: Mode,
+    /// Who the agent becomes, with a helper that stays; nobody else: it is one process as who it was started.
+    pub(crate) user: Option<User>,
     /// Where packets go; at least one.
     pub(crate) outputs: Vec<OutputChoice>,
     /// Where handshakes are watched.
@@ -154,6 +130,20 @@ pub(crate) fn resolve(cli: Cli) -> anyhow::Result<Task> {
         Some(Command::LibraryDir { program }) => {
             library::directory_for(program.as_deref()).map(Task::TellLibraryDir)
         }
+        Some(Command::Enroll(args)) => Ok(Task::Identity(IdentityTask::Enroll(args))),
+        Some(Command::Join(args)) => Ok(Task::Identity(IdentityTask::Join(args))),
+        Some(Command::Agents(args)) => Ok(Task::Identity(IdentityTask::Agents(args))),
+        None if cli.serve.identity.init => Ok(Task::Identity(IdentityTask::Init {
+            state: cli.serve.tunnel.state,
+            names: cli.serve.identity.name,
+        })),
+        None if cli.serve.identity.rotate => Ok(Task::Identity(IdentityTask::Rotate {
+            state: cli.serve.tunnel.state,
+        })),
+        None if cli.serve.collector.collector => {
+            resolve_collector(cli.serve).map(|settings| Task::Collect(Box::new(settings)))
+        }
+        Some(Command::FleetKey(args)) => Ok(Task::FleetKey(fleet_key::fleet_key(args))),
         None => resolve_serve(cli.serve).map(Task::Mirror),
     }
 }
@@ -168,10 +158,12 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
             words: args.program,
             library_dir,
         }),
-        outputs: match outputs(args.capture, args.interface)? {
+        outputs: match outputs(args.output, (args.tunnel, args.broker))? {
             none if none.is_empty() => vec![OutputChoice::Summary],
             outputs => outputs,
         },
+        // The program is the user's own.
+        user: None,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(RUN_RING_BYTES),
         wait_ms: args.on_full.wait_ms(),
@@ -180,10 +172,11 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
 }
 
 fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
-    let outputs = outputs(args.capture, args.interface)?;
+    let outputs = outputs(args.output, (args.tunnel, args.broker))?;
     if outputs.is_empty() {
         bail!(
-            "no output: say where packets go, for example `sslcollector -w out.pcapng`, or `sslcollector -o mirror0`"
+            "no output: say where packets go, for example `sslcollector -w out.pcapng`, `sslcollector -o mirror0`, or to a \
+             collector: `sslcollector -t sensor`"
         );
     }
     let socket = match args.socket {
@@ -193,6 +186,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
     };
     Ok(Settings {
         mode: Mode::Serve { socket },
+        user: user(args.user.user)?,
         outputs,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),
@@ -201,53 +195,23 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
     })
 }
 
+/// Who a command becomes: nobody else where it isn't root's.
+fn user(choice: Option<User>) -> anyhow::Result<Option<User>> {
+    let is_root = rustix::process::geteuid().is_root();
+    match choice {
+        Some(user) if user.is_root() => Ok(None),
+        Some(user) if !is_root => bail!("only root can become {}: leave --user out", user.name),
+        None if !is_root => Ok(None),
+        Some(user) => Ok(Some(user)),
+        None => Ok(Some(User::unprivileged())),
+    }
+}
+
 fn filters(args: MirrorArgs) -> anyhow::Result<Filters> {
     let allows = args.allow.into_iter().map(|rule| (Action::Allow, rule));
     let denies = args.deny.into_iter().map(|rule| (Action::Deny, rule));
     Filters::new(allows.chain(denies).collect(), args.unknown_flow)
         .context("too many filters: --allow and --deny")
-}
-
-fn outputs(capture: CaptureArgs, args: InterfaceArgs) -> anyhow::Result<Vec<OutputChoice>> {
-    let rotation = RotationChoice {
-        bytes: capture.rotate_size,
-        time: capture.rotate_time,
-        keep: capture.keep.map(NonZeroUsize::get),
-    };
-    let to_stdout = capture
-        .write
-        .as_ref()
-        .is_some_and(|path| path.as_os_str() == "-");
-    if to_stdout && rotation != RotationChoice::default() {
-        bail!(
-            "standard output is one file: give a name with -w for --rotate-size, --rotate-time or --keep"
-        );
-    }
-    if rotation.keep.is_some() && rotation.bytes.is_none() && rotation.time.is_none() {
-        bail!(
-            "--keep has nothing to keep: say when a new file begins with --rotate-size or --rotate-time"
-        );
-    }
-    let capture = capture.write.map(|path| match to_stdout {
-        true => OutputChoice::Stdout,
-        false => OutputChoice::File(path, rotation),
-    });
-    let interface = args.output.map(|name| {
-        OutputChoice::Interface(InterfaceChoice {
-            name,
-            create: args.create,
-            force: args.force,
-            view: View {
-                vlan: args.vlan,
-                destination: args.mac,
-                networks: args.net_map,
-                ports: args.port_map,
-                without_loopback: true,
-            },
-            pace: args.pace,
-        })
-    });
-    Ok(capture.into_iter().chain(interface).collect())
 }
 
 fn watch_choice(args: &MirrorArgs, default: WatchChoice) -> anyhow::Result<WatchChoice> {
@@ -284,7 +248,7 @@ mod tests {
     fn settings(words: &[&str]) -> anyhow::Result<Settings> {
         match resolve(Cli::parse_from([&["sslcollector"], words].concat()))? {
             Task::Mirror(settings) => Ok(settings),
-            Task::TellLibraryDir(dir) => bail!("a directory: {}", dir.display()),
+            other => bail!("{other:?}"),
         }
     }
 
@@ -307,20 +271,6 @@ mod tests {
         let settings = settings(&["-w", "-", "--socket", "/tmp/x"]).unwrap();
         assert_eq!(settings.outputs, [OutputChoice::Stdout]);
         assert_eq!(settings.watch, WatchChoice::AnyIfAllowed);
-    }
-
-    #[test]
-    fn a_capture_that_exists_is_not_overwritten() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name| directory.path().join(name);
-        let file = |name| OutputChoice::File(path(name), RotationChoice::default());
-        let next = |name| file(name).unused();
-        assert_eq!(next("out.pcapng"), file("out.pcapng"));
-        for name in ["out.pcapng", "out.2.pcapng", "bare"] {
-            std::fs::write(path(name), "").unwrap();
-        }
-        assert_eq!(next("out.pcapng"), file("out.3.pcapng"));
-        assert_eq!(next("bare"), file("bare.2"));
     }
 
     #[test]

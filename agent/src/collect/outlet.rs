@@ -1,0 +1,158 @@
+//! A worker's column, and what the main thread hears of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent::collector::Outlet;
+use agent::event::{FlowEvent, FlowSink, WallTime};
+use agent::forge::SequenceKey;
+use agent::helper::Helper;
+
+use crate::column::{BranchStats, Broken, Column};
+use crate::config::OutputChoice;
+
+/// Where workers leave what people should know, and see that they may begin.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    state: Mutex<State>,
+    /// Privileges are given up.
+    begun: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By worker, as of its last report.
+    stats: Vec<Vec<BranchStats>>,
+    lines: Vec<String>,
+    /// Why an output isn't written any more, the first one that failed.
+    failure: Option<anyhow::Error>,
+}
+
+impl Board {
+    /// Privileges are given up: outputs that speak to others begin to, at their worker's next turn.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Release); // pairs with the Acquire load in `may_begin`
+    }
+
+    fn may_begin(&self) -> bool {
+        self.begun.load(Ordering::Acquire) // pairs with the Release store in `begin`
+    }
+
+    pub(super) fn stats(&self) -> Vec<BranchStats> {
+        self.lock().stats.iter().flatten().cloned().collect()
+    }
+
+    pub(super) fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().lines)
+    }
+
+    pub(super) fn take_failure(&self) -> Option<anyhow::Error> {
+        self.lock().failure.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The column of one worker.
+pub(super) struct ColumnOutlet {
+    number: usize,
+    column: Column,
+    board: Arc<Board>,
+    /// The column was told to.
+    begun: bool,
+    /// No output is left.
+    blind: bool,
+}
+
+impl ColumnOutlet {
+    pub(super) fn open(
+        number: usize,
+        outputs: &[OutputChoice],
+        key: &SequenceKey,
+        helper: Option<&Helper>,
+        board: Arc<Board>,
+    ) -> anyhow::Result<Self> {
+        let mut outlet = Self {
+            number,
+            column: Column::open(outputs, key, helper)?,
+            board,
+            begun: false,
+            blind: false,
+        };
+        outlet.note(Vec::new());
+        Ok(outlet)
+    }
+
+    /// Begins when it may. An output that can't is as good as none.
+    fn begin(&mut self) {
+        if self.begun || !self.board.may_begin() {
+            return;
+        }
+        self.begun = true;
+        if let Err(error) = self.column.begin() {
+            self.blind = true;
+            self.board.lock().failure.get_or_insert(error);
+        }
+    }
+
+    /// Leaves word. False: no output is left.
+    fn note(&mut self, broken: Vec<Broken>) -> bool {
+        let mut complaints = self.column.take_complaints();
+        if !complaints.is_empty() || !broken.is_empty() {
+            let mut state = self.board.lock();
+            // What concerns an interface concerns all workers: it is said once.
+            complaints.retain(|line| !state.lines.contains(line));
+            state.lines.extend(complaints);
+            for output in broken {
+                if !output.last {
+                    state
+                        .lines
+                        .push(format!("{output}; the other output goes on"));
+                } else if !output.is_failure() {
+                    state.lines.push(output.to_string());
+                }
+                self.blind |= output.last;
+                if output.is_failure() {
+                    let failure = &mut state.failure;
+                    failure.get_or_insert_with(|| anyhow::anyhow!(output.to_string()));
+                }
+            }
+        }
+        !self.blind
+    }
+}
+
+impl FlowSink for ColumnOutlet {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        self.column.flow_event(event);
+    }
+}
+
+impl Outlet for ColumnOutlet {
+    fn release(&mut self, until: WallTime) -> bool {
+        self.begin();
+        let broken = self.column.release(until);
+        self.note(broken)
+    }
+
+    fn turn_over(&mut self, at: WallTime) {
+        let broken = self.column.turn_over(at);
+        self.note(broken);
+    }
+
+    fn finish(&mut self, at: WallTime) -> bool {
+        let broken = self.column.finish(at);
+        self.note(broken)
+    }
+
+    fn report(&mut self) {
+        let stats = self.column.stats();
+        let mut state = self.board.lock();
+        if state.stats.len() <= self.number {
+            state.stats.resize(self.number + 1, Vec::new());
+        }
+        state.stats[self.number] = stats;
+    }
+}

@@ -1,0 +1,31 @@
+//! What the way to a broker has to say.
+
+use super::counted;
+use super::tunnel::{batches, losses};
+use crate::column::BranchStats;
+
+/// The lines of a broker; none of other outputs.
+pub(super) fn lines(branch: &BranchStats) -> Vec<String> {
+    let Some(broker) = &branch.end.broker else {
+        return Vec::new();
+    };
+    let (publisher, window) = (&broker.publisher, &broker.window);
+    let mut line = format!(
+        "broker: {} with {} in {}",
+        batches(window.acknowledged_batches),
+        counted(publisher.bytes, "sealed byte"),
+        counted(publisher.envelopes, "envelope"),
+    );
+    if window.waiting_batches > 0 {
+        line += &format!(", {} wait", batches(window.waiting_batches));
+    }
+    if publisher.failures > 0 {
+        line += &format!(
+            ", {} failed and repeated",
+            counted(publisher.failures, "attempt")
+        );
+    }
+    std::iter::once(line)
+        .chain(losses(&broker.outbox, 0))
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! A broker that is full, and one that loses a server.
+
+use async_nats::jetstream;
+use mirror_tests::process::until;
+
+use crate::fleet::Fleet;
+use crate::truth::{Phase, Told};
+
+/// More rounds than stream and window have room for.
+const MOST_ROUNDS: u64 = 400;
+
+#[test]
+fn a_full_stream_costs_exactly_what_is_declared() {
+    let mut fleet = Fleet::limited(0, 2 << 20, " max_bytes=4000000");
+    let (full, after) = (Phase::new(0), Phase::new(1));
+    let mut rounds = 0;
+    while fleet.agent.outbox().dropped_bytes == 0 || !fleet.agent.said().contains("is full") {
+        assert!(rounds < MOST_ROUNDS, "never full: {}", fleet.agent.said());
+        fleet.agent.talk(full, rounds);
+        rounds += 1;
+        // Batches that go out one after the other fill the stream; those that wait, the window.
+        until("the batches to go out, or to fail", || {
+            let failures = fleet.agent.publisher.stats().failures;
+            (failures > 0 || fleet.agent.has_room()).then_some(())
+        });
+    }
+    fleet.add_collector();
+    fleet.agent.say_farewell(full);
+    fleet.agent.wait_for_words("takes batches again");
+    until("an empty window", || fleet.agent.is_drained().then_some(()));
+    let dropped = fleet.agent.outbox().dropped_bytes;
+    for round in 0..5 {
+        fleet.talk(after, round);
+    }
+    fleet.say_farewell(after);
+    // Nothing is missing from here on, and before it what was declared, and nothing else.
+    let mut told = Told::default();
+    until("all flows of both phases to end", || {
+        told = Told::default();
+        for file in fleet.collectors[0].files() {
+            told.read(&file, |_| true);
+        }
+        let open = told.missing_beyond_holes(full, rounds);
+        (open.is_none() && told.missing(after, 5).is_none()).then_some(())
+    });
+    assert!(dropped > 0);
+    assert_eq!((told.holes, told.repeated), (dropped, 0));
+    assert_eq!(fleet.stat(0, "missing_envelopes"), 0);
+}
+
+#[test]
+fn a_cluster_that_loses_a_server_loses_nothing() {
+    let mut fleet = Fleet::clustered(1);
+    fleet.wait_for_partitions(&[64]);
+    let phase = Phase::new(0);
+    for round in 0..60 {
+        fleet.talk(phase, round);
+        if round == 20 {
+            fleet.wait_until_out(0, phase, 10);
+            let leader = fleet.with_broker(async |broker: jetstream::Context| {
+                let stream = broker.get_stream("test").await.unwrap();
+                let info = stream.get_info().await.unwrap();
+                assert_eq!(info.config.num_replicas, 3);
+                info.cluster.and_then(|cluster| cluster.leader).unwrap()
+            });
+            fleet.cluster.as_mut().unwrap().kill(&leader);
+        }
+    }
+    fleet.say_farewell(phase);
+    fleet.wait_until_complete(&[(phase, 60)]);
+}

@@ -1,0 +1,96 @@
+//! What must hold of packets that anybody may send, and of what programs say. The fuzz targets call it with inputs
+//! that they make up, and a test in `agent/src/flow/corpus_tests.rs` with those of the corpus.
+#![allow(dead_code, reason = "each target uses one of the functions")]
+
+use agent::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, Side, WallTime};
+use agent::flow::wire::{LinkType, WireFact, parse_frame};
+use agent::output::{TextLimits, TextSummary};
+
+/// A packet from an interface; the first byte is its link type.
+pub(crate) fn wire(bytes: &[u8]) {
+    let Some((link, frame)) = bytes.split_first() else {
+        return;
+    };
+    let link = match link % 4 {
+        0 => LinkType::Ethernet,
+        1 => LinkType::Raw,
+        2 => LinkType::LinuxSll,
+        _ => LinkType::LinuxSll2,
+    };
+    let Some(fact) = parse_frame(link, frame) else {
+        return;
+    };
+    if let WireFact::ClientHello { tuple, .. } | WireFact::ServerHello { tuple, .. } = fact {
+        assert_eq!(tuple.client.is_ipv4(), tuple.server.is_ipv4());
+    }
+    // Less of it tells the same or nothing, never something else.
+    for end in 0..frame.len() {
+        let cut = parse_frame(link, &frame[..end]);
+        assert!(cut.is_none() || cut == Some(fact), "{end} bytes: {cut:?}");
+    }
+}
+
+/// What a client and a server say, as text for a terminal. A byte says who (its lowest bit), whether it is a hole,
+/// and how much follows.
+pub(crate) fn text(bytes: &[u8], example: &FlowInfo) {
+    let limits = TextLimits {
+        body_lines: 4,
+        body_bytes: 100,
+        line_bytes: 40,
+        head_lines: 8,
+    };
+    let mut out = Vec::new();
+    let mut summary = TextSummary::with_limits(limits, &mut out);
+    let mut tell = |change| {
+        summary.flow_event(FlowEvent {
+            flow: 1,
+            at: WallTime(1),
+            change,
+        });
+    };
+    tell(FlowChange::Begin(example));
+    let (mut rest, mut offsets, mut messages) = (bytes, [0; 2], 0);
+    while let [what, more @ ..] = rest {
+        let from = if what & 1 == 0 {
+            Side::Client
+        } else {
+            Side::Server
+        };
+        let offset: &mut u64 = &mut offsets[usize::from(what & 1)];
+        let length = usize::from(what >> 2).min(more.len());
+        let (said, more) = more.split_at(length);
+        rest = more;
+        messages += 1;
+        if said.is_empty() {
+            continue;
+        }
+        let length = length as u64;
+        tell(match what & 2 {
+            0 => FlowChange::Data {
+                from,
+                offset: *offset,
+                bytes: said,
+            },
+            _ => FlowChange::Hole {
+                from,
+                offset: *offset,
+                bytes: length,
+            },
+        });
+        *offset += length;
+    }
+    tell(FlowChange::Reset { by: Side::Client });
+    assert!(summary.flush().is_ok());
+    let out = String::from_utf8(out).expect("text");
+    for line in out.lines() {
+        // A cut line has marks, and a byte is four characters at most, a letter ten.
+        assert!(line.chars().count() <= 600, "{line}");
+    }
+    let foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    assert!(!out.contains(foreign), "{out:?}");
+    assert!(
+        out.len() <= 1000 + (messages + 1) * 20 * 1000,
+        "{} bytes",
+        out.len()
+    );
+}
