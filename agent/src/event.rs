@@ -34,8 +34,10 @@ pub struct SessionKey {
     pub connection: u64,
 }
 
-/// The process that a ring belongs to, as the kernel tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The process that a ring belongs to, as the kernel tells it when the process asks for the agent.
+///
+/// Names are the process's own choice: whoever shows them escapes them. Bytes that are no UTF-8 are U+FFFD.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// Process id in the agent's namespace.
     pub pid: u32,
@@ -43,6 +45,37 @@ pub struct ProcessInfo {
     pub uid: u32,
     /// File name of its executable without directories; empty: not to be found out.
     pub name: String,
+    /// Path of its executable, as the process's own root has it.
+    pub executable: Option<String>,
+    /// Path of its cgroup, proc_pid_cgroup(5), seen from the agent's cgroup namespace.
+    pub cgroup: Option<String>,
+    /// Its network namespace: the inode of `/proc/PID/ns/net`, namespaces(7).
+    pub network_namespace: Option<u64>,
+    /// What that is called on the host, by ip-netns(8).
+    pub network_name: Option<String>,
+}
+
+/// Most bytes of each name in a [`ProcessInfo`]; of longer ones there is the end, behind `…`.
+pub const MAX_PROCESS_NAME_BYTES: usize = 1024;
+
+impl ProcessInfo {
+    /// All its names.
+    pub fn names_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let optional = [
+            &mut self.executable,
+            &mut self.cgroup,
+            &mut self.network_name,
+        ];
+        let known = optional.into_iter().filter_map(Option::as_mut);
+        std::iter::once(&mut self.name).chain(known)
+    }
+
+    /// Bytes of all its names.
+    pub fn name_bytes(&self) -> usize {
+        let optional = [&self.executable, &self.cgroup, &self.network_name];
+        let known = optional.into_iter().flatten().map(String::len);
+        self.name.len() + known.sum::<usize>()
+    }
 }
 
 /// Something happened in a mirrored session. Everything in it has been checked.
@@ -236,6 +269,11 @@ pub struct FlowInfo {
     pub clear_prefix: Option<u64>,
     /// Another agent began it: the stream offsets of client and server at which it goes on here.
     pub continued: Option<(u64, u64)>,
+    /// The client's JA4 fingerprint.
+    pub ja4: Option<String>,
+    /// At a collector: the agent that told of it, by the name under which it was let in. No agent says it itself.
+    #[serde(skip)]
+    pub agent: Option<Arc<str>>,
 }
 
 /// Something to be forged.
@@ -282,7 +320,20 @@ pub enum FlowChange<'a> {
     Reset {
         /// Who ended it.
         by: Side,
+        /// Why.
+        cause: ResetCause,
     },
+}
+
+/// Why a flow ends abruptly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResetCause {
+    /// Its program gave the connection up before both sides had said that they end.
+    Abort,
+    /// Its process is gone, or not believed any more: it broke the rules of its ring.
+    Died,
+    /// Whoever told of it is gone, or knows nothing of it any more: an agent, at a collector.
+    Untold,
 }
 
 /// Takes flow events: the forger, or a summary for people.

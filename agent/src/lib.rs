@@ -8,6 +8,8 @@ extern crate self as agent;
 pub mod cipher;
 pub mod clock;
 pub mod collector;
+pub mod community;
+pub mod container;
 #[cfg(test)]
 mod corpus;
 pub mod escape;

@@ -70,6 +70,7 @@ pub fn flow_info() -> FlowInfo {
             pid: 1,
             uid: 0,
             name: "bench".to_owned(),
+            ..ProcessInfo::default()
         }),
         role: Role::Server,
         announcement: Announcement::New,
@@ -82,5 +83,7 @@ pub fn flow_info() -> FlowInfo {
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }

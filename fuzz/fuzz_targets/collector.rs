@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent::collector::{Agent, CopySink, Inlet, InletLimits, SourceId, SourceInfo};
-use agent::event::{FlowChange, FlowEvent, FlowId, FlowInfo, Side, WallTime};
+use agent::event::{FlowChange, FlowEvent, FlowId, FlowInfo, ResetCause, Side, WallTime};
 use agent::tunnel::batch::{BatchWriter, Begin, TunnelChange, TunnelEvent};
 
 const NOW: WallTime = WallTime(1_700_000_000_000_000_000);
@@ -132,6 +132,7 @@ impl Bench {
             11..=13 => TunnelChange::Finish { from, offset },
             _ => TunnelChange::Reset {
                 by: from,
+                cause: ResetCause::Abort,
                 offsets: (offset, u64::from(length)),
             },
         };

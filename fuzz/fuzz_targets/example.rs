@@ -17,6 +17,7 @@ pub(crate) fn flow() -> FlowInfo {
             pid: 7,
             uid: 33,
             name: "nginx".into(),
+            ..ProcessInfo::default()
         }),
         role: Role::Server,
         announcement: Announcement::New,
@@ -29,5 +30,7 @@ pub(crate) fn flow() -> FlowInfo {
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }

@@ -2,7 +2,7 @@
 //! that they make up, and a test in `agent/src/flow/corpus_tests.rs` with those of the corpus.
 #![allow(dead_code, reason = "each target uses one of the functions")]
 
-use agent::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, Side, WallTime};
+use agent::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, ResetCause, Side, WallTime};
 use agent::flow::wire::{LinkType, WireFact, parse_frame};
 use agent::output::{TextLimits, TextSummary};
 
@@ -79,7 +79,10 @@ pub(crate) fn text(bytes: &[u8], example: &FlowInfo) {
         });
         *offset += length;
     }
-    tell(FlowChange::Reset { by: Side::Client });
+    tell(FlowChange::Reset {
+        by: Side::Client,
+        cause: ResetCause::Abort,
+    });
     assert!(summary.flush().is_ok());
     let out = String::from_utf8(out).expect("text");
     for line in out.lines() {

@@ -31,7 +31,7 @@ use crate::tunnel::batch::{MAX_BATCH_BYTES, PARTITIONS};
 use crate::tunnel::frame::Instance;
 
 /// The form that this is.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the agent's name.
 const FIXED_BYTES: usize = 2 + 2 + 16 + 8 + 8 + 32 + 1 + 2;
 const TAG_BYTES: usize = 16;

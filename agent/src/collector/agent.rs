@@ -1,8 +1,8 @@
 //! An agent as the collector knows it, whichever way its events come.
 
 use std::net::IpAddr;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use mirror_hook::event::Role;
 use mirror_hook::filter::Network;
@@ -13,7 +13,7 @@ use crate::event::{Binding, FlowInfo};
 #[derive(Debug)]
 pub struct Agent {
     number: u64,
-    name: String,
+    name: Arc<str>,
     /// Addresses that its flows' mirrored ends may have; `None`: any.
     networks: RwLock<Option<Vec<Network>>>,
     /// What came of it.
@@ -55,7 +55,7 @@ impl Agent {
     pub fn new(number: u64, name: &str, networks: Option<Vec<Network>>) -> Self {
         Self {
             number,
-            name: name.to_owned(),
+            name: name.into(),
             networks: RwLock::new(networks),
             counts: AgentCounts::default(),
         }
@@ -69,6 +69,11 @@ impl Agent {
     /// As the operator knows it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same, for what outlives it.
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// From here on new flows must lie in these.

@@ -15,15 +15,14 @@ fn inlet(bytes: &[u8]) {
 fn whatever_agents_say() {
     let events = events(b"GET / HTTP/1.1");
     let mut writer = BatchWriter::default();
-    assert!(events.iter().all(|event| writer.push(event)));
-    let batch = writer.take();
-    let length = u8::try_from(batch.len()).unwrap();
-    run(
-        "inlet",
-        "a-batch",
-        &[&[0, length][..], &batch].concat(),
-        inlet,
-    );
+    let batch = |event| {
+        assert!(writer.push(event));
+        let batch = writer.take();
+        let length = u8::try_from(batch.len()).unwrap();
+        [&[0, length][..], &batch].concat()
+    };
+    let batches: Vec<_> = events.iter().flat_map(batch).collect();
+    run("inlet", "batches", &batches, inlet);
     #[rustfmt::skip]
     let steps = [
         1, 0x00, 0, 0,   1, 0x03, 0, 10,  1, 0x83, 5, 20,  1, 0x03, 5, 40,  1, 0x10, 3, 3,  1, 0x93, 0, 9,

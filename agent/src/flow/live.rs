@@ -4,7 +4,7 @@ use mirror_hook::event::{CloseReason, Direction, Role};
 
 use super::stats::FlowStats;
 use super::twin::{Fingerprint, index};
-use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, WallTime};
 
 /// Its invariants are the sink's: offsets from 0 without gap or overlap but for holes, time never
 /// back, nothing of a side after its `Finish`, nothing at all after the end.
@@ -165,7 +165,7 @@ impl LiveFlow {
                     self.finish(at, local.peer(), stats, sink);
                 }
             }
-            CloseReason::Abort => self.reset(at, stats, sink),
+            CloseReason::Abort => self.reset(at, ResetCause::Abort, stats, sink),
         }
     }
 
@@ -180,7 +180,7 @@ impl LiveFlow {
             self.finish(at, local, stats, sink);
             self.finish(at, local.peer(), stats, sink);
         } else {
-            self.reset(at, stats, sink);
+            self.reset(at, ResetCause::Died, stats, sink);
         }
     }
 
@@ -209,12 +209,18 @@ impl LiveFlow {
         }
     }
 
-    fn reset(&mut self, at: WallTime, stats: &mut FlowStats, sink: &mut dyn FlowSink) {
+    fn reset(
+        &mut self,
+        at: WallTime,
+        cause: ResetCause,
+        stats: &mut FlowStats,
+        sink: &mut dyn FlowSink,
+    ) {
         if !self.ended {
             self.ended = true;
             stats.reset += 1;
             let by = Side::speaker(self.role, Direction::Sent);
-            self.emit(at, FlowChange::Reset { by }, sink);
+            self.emit(at, FlowChange::Reset { by, cause }, sink);
         }
     }
 

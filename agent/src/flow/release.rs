@@ -486,6 +486,8 @@ impl Mapper {
                     Role::Client => base,
                     Role::Server => (base.1, base.0),
                 }),
+            ja4: None,
+            agent: None,
         }
     }
 

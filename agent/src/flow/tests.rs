@@ -215,6 +215,7 @@ impl Bench {
             pid: connection.into(),
             uid,
             name: "test".to_owned(),
+            ..ProcessInfo::default()
         });
         let policy = self.policy.clone();
         let change = SessionChange::Open {
@@ -338,6 +339,7 @@ fn a_session_goes_on_where_the_agent_before_stopped() {
         pid: 0,
         uid: 0,
         name: "test".to_owned(),
+        ..ProcessInfo::default()
     });
     let resume = |bench: &mut Bench, ring, role, base, found| {
         let meta = &Meta {

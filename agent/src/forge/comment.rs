@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! flow=00112233445566778899aabbccddeeff process=curl pid=4711 uid=1000 role=client bound=socket
+//! community_id=1:wCb3OG7yAFWelaUydu0D+125CLM= exe=/usr/bin/curl cgroup=/user.slice netns=4026531840
 //! sni=www.example.com alpn=http/1.1 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384
 //! ```
 //!
-//! Present only where they say something: `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
+//! Present only where they are known, or say something: `agent` (at a collector), `process`, `exe`, `cgroup`,
+//! `container` with `runtime`, `netns` with `netns_name`, `ja4`, `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
 //! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
 //! offsets in the flow at which its two streams begin. A flow that another agent began has `continued=yes`,
@@ -16,8 +18,10 @@ use std::fmt::{self, Display};
 use mirror_hook::event::{Announcement, EarlyData, Role};
 
 use crate::cipher::{CipherName, VersionName};
+use crate::community::CommunityId;
+use crate::container::Container;
 use crate::escape::Word;
-use crate::event::{Binding, FlowId, FlowInfo};
+use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo};
 
 /// Shows a flow's id as hexadecimal digits.
 pub(super) struct Id(pub(super) FlowId);
@@ -50,6 +54,11 @@ impl Display for Metadata<'_> {
             Binding::WireAmbiguous => " bound=wire-ambiguous",
             Binding::Placeholder => " bound=placeholder",
         })?;
+        write!(f, " community_id={}", CommunityId(info.tuple))?;
+        if let Some(agent) = &info.agent {
+            write!(f, " agent={}", Word(agent))?;
+        }
+        write_place(f, &info.process)?;
         if let Some(sni) = &info.sni {
             write!(f, " sni={}", Word(sni))?;
         }
@@ -61,6 +70,9 @@ impl Display for Metadata<'_> {
         }
         if let Some(cipher) = info.cipher {
             write!(f, " cipher={}", CipherName(cipher))?;
+        }
+        if let Some(ja4) = &info.ja4 {
+            write!(f, " ja4={}", Word(ja4))?;
         }
         if info.resumed {
             f.write_str(" resumed=yes")?;
@@ -89,8 +101,33 @@ impl Display for Metadata<'_> {
     }
 }
 
+/// Which program it is, and where that runs.
+fn write_place(f: &mut fmt::Formatter<'_>, process: &ProcessInfo) -> fmt::Result {
+    if let Some(path) = &process.executable {
+        write!(f, " exe={}", Word(path))?;
+    }
+    if let Some(path) = &process.cgroup {
+        write!(f, " cgroup={}", Word(path))?;
+    }
+    if let Some(container) = process.cgroup.as_deref().and_then(Container::of) {
+        write!(f, " container={}", Word(container.id))?;
+        if let Some(runtime) = container.runtime {
+            write!(f, " runtime={runtime}")?;
+        }
+    }
+    if let Some(inode) = process.network_namespace {
+        write!(f, " netns={inode}")?;
+    }
+    if let Some(name) = &process.network_name {
+        write!(f, " netns_name={}", Word(name))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::forge::testing;
 
@@ -99,7 +136,8 @@ mod tests {
         let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
         assert_eq!(
             Metadata(&info).to_string(),
-            "flow=07070707070707070707070707070707 process=curl pid=4711 uid=1000 role=client bound=socket"
+            "flow=07070707070707070707070707070707 process=curl pid=4711 uid=1000 role=client bound=socket \
+             community_id=1:PdyKC+nLv5plb25nxNX77823Fj0="
         );
         info.sni = Some("a.example".into());
         info.alpn = Some("h2".into());
@@ -110,8 +148,23 @@ mod tests {
         info.announcement = Announcement::Midstream;
         info.clear_prefix = Some(42);
         info.continued = Some((7, 8));
+        info.agent = Some("web1".into());
+        info.ja4 = Some("t13d".into());
+        let id = "0123456789abcdef".repeat(4);
+        info.process = Arc::new(ProcessInfo {
+            executable: Some("/usr/bin/curl".into()),
+            cgroup: Some(format!("/docker/{id}")),
+            network_namespace: Some(4_026_531_840),
+            network_name: Some("blue".into()),
+            ..ProcessInfo::clone(&info.process)
+        });
+        let place = format!(
+            " agent=web1 exe=/usr/bin/curl cgroup=/docker/{id} container={id} runtime=docker netns=4026531840 \
+             netns_name=blue sni="
+        );
+        assert!(Metadata(&info).to_string().contains(&place));
         assert!(Metadata(&info).to_string().ends_with(
-            " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 resumed=yes \
+            " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 ja4=t13d resumed=yes \
              early=accepted announced=midstream clear_prefix=42 continued=yes client_offset=7 server_offset=8"
         ));
     }
@@ -119,9 +172,17 @@ mod tests {
     #[test]
     fn strangers_add_no_field_and_no_line() {
         let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
-        info.sni = Some("x pid=1\n\u{1b}[31m".into());
+        let bad = "x pid=1\n\u{1b}[31m\"\u{fffd}";
+        info.sni = Some(bad.into());
+        let process = Arc::make_mut(&mut info.process);
+        process.executable = Some(bad.into());
+        process.cgroup = Some(format!("/lxc/{bad}"));
+        process.network_name = Some(bad.into());
         let text = Metadata(&info).to_string();
-        assert!(text.ends_with(" sni=x\\u{20}pid=1\\u{a}\\u{1b}[31m"));
+        let word = "x\\u{20}pid=1\\u{a}\\u{1b}[31m\"\\u{fffd}";
+        for key in ["exe=", "cgroup=/lxc/", "container=", "netns_name=", "sni="] {
+            assert!(text.contains(&format!(" {key}{word}")), "{key} in {text}");
+        }
         assert!(
             text.chars()
                 .all(|character| character == ' ' || character.is_ascii_graphic())

@@ -159,7 +159,7 @@ impl Flow {
                 bytes,
             } => self.hole(from, offset, bytes, context),
             FlowChange::Finish { from } => return self.finish(from, context),
-            FlowChange::Reset { by } => {
+            FlowChange::Reset { by, .. } => {
                 self.reset(by, ResetReason::Session, context);
                 return true;
             }

@@ -19,6 +19,7 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
             pid: 4711,
             uid: 1000,
             name: "curl".into(),
+            ..ProcessInfo::default()
         }),
         role: Role::Client,
         announcement: Announcement::New,
@@ -31,5 +32,7 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }

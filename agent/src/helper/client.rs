@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use super::channel::Channel;
 use super::request::{MOST_QUESTIONS, Reply, Request, encode};
 use crate::intake::kin::{Answer, Questions};
-use crate::intake::peer::Seen;
+use crate::intake::seen::Seen;
 
 /// A helper that doesn't answer for so long is given up: the main loop waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::MOST_BYTES;
 use crate::intake::kin::{Answer, Questions};
-use crate::intake::peer::Seen;
+use crate::intake::seen::Seen;
 
 /// Rings in one request: with numbers of any size they fit into [`MOST_BYTES`].
 pub(super) const MOST_QUESTIONS: usize = 2048;

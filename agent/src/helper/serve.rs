@@ -17,7 +17,8 @@ use super::channel::{Channel, Message};
 use super::duties::{Duties, Duty};
 use super::request::{MOST_QUESTIONS, Refusal, Reply, Request, encode};
 use crate::intake::kin::{self, Questions};
-use crate::intake::peer::{Peer, Seen, Watch, is_over};
+use crate::intake::peer::{Peer, Watch, is_over};
+use crate::intake::seen::Seen;
 
 /// So many refusals are said; more are only counted.
 const SAID: u64 = 10;

@@ -15,8 +15,9 @@ use super::kin::{self, Owner, Relations};
 use super::listener::{Arrival, ListenConfig, ListenError, Listener};
 use super::owner::Owners;
 use super::pace::Pace;
-use super::peer::{Peer, Seen};
+use super::peer::{Peer, Watch, pid_of};
 use super::process::{Ring, Sweep};
+use super::seen::Seen;
 use super::stats::IntakeStats;
 use super::tracker::{Sink, Tracker};
 use crate::clock::monotonic_now;
@@ -483,14 +484,14 @@ impl Intake {
         let number = self.next_ring;
         self.next_ring += 1;
         let to_keep = self.manager.is_some().then(|| memfd.try_clone());
-        if let super::peer::Watch::Pidfd(pidfd) = &watch
+        if let Watch::Pidfd(pidfd) = &watch
             && self.doorbell.add(pidfd.as_fd(), number).is_err()
         {
             return Err(Refusal::NotWatched);
         }
         // What only rules ask for is asked behind the grant: until then a program has 64 KiB.
-        let seen =
-            (!self.config.filters.is_empty()).then(|| self.look_at(&peer, arrival.socket.as_fd()));
+        let look = || self.look_at(&peer, arrival.socket.as_fd(), &watch);
+        let seen = (!self.config.filters.is_empty()).then(look);
         let told = seen.as_ref().and_then(|seen| self.told(&peer, seen));
         let mut held = None;
         let own = |memfd: BorrowedFd<'_>| {
@@ -509,7 +510,7 @@ impl Intake {
                 return Err(reason);
             }
         };
-        let seen = seen.unwrap_or_else(|| self.look_at(&peer, arrival.socket.as_fd()));
+        let seen = seen.unwrap_or_else(|| self.look_at(&peer, arrival.socket.as_fd(), &watch));
         owner.started = seen.started;
         let process = Arc::new(peer.info(&seen, &admitted.message.name));
         let message = &admitted.message;
@@ -532,12 +533,20 @@ impl Intake {
     }
 
     /// What can be seen of the process at the other end of a connection.
-    fn look_at(&self, peer: &Peer, connection: BorrowedFd<'_>) -> Seen {
-        let by_helper = self
-            .helper
-            .as_ref()
-            .and_then(|helper| helper.peer(connection));
-        by_helper.unwrap_or_else(|| Seen::of(peer.pid))
+    fn look_at(&self, peer: &Peer, connection: BorrowedFd<'_>, watch: &Watch) -> Seen {
+        let helper = self.helper.as_ref();
+        if let Some(seen) = helper.and_then(|helper| helper.peer(connection)) {
+            return seen;
+        }
+        // Behind its end its id may be somebody else's.
+        let Watch::Pidfd(pidfd) = watch else {
+            return Seen::default();
+        };
+        let seen = Seen::of(peer.pid);
+        match pid_of(pidfd.as_fd()) {
+            Some(-1) => Seen::default(),
+            _ => seen,
+        }
     }
 
     /// The filters, as far as they concern a process.

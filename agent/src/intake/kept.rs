@@ -14,8 +14,9 @@ use super::admit::{Refusal, take_over};
 use super::facade::Intake;
 use super::family::Descent;
 use super::kin::Owner;
-use super::peer::{Peer, Seen, Watch, pid_of};
+use super::peer::{Peer, Watch, pid_of};
 use super::process::Ring;
+use super::seen::Seen;
 use super::tracker::{Sink, Tracker};
 use crate::event::{
     Continued, MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey, Settled,

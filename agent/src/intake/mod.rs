@@ -18,6 +18,7 @@ mod owner;
 mod pace;
 pub(crate) mod peer;
 mod process;
+pub(crate) mod seen;
 mod sleep;
 mod stats;
 mod tracker;

@@ -4,20 +4,15 @@
 )]
 //! Who is at the other end of the socket.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
 use mirror_hook::attach::NAME_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use serde::{Deserialize, Serialize};
-
-use super::kin;
+use super::seen::{Seen, text};
 use crate::event::ProcessInfo;
 
 /// SO_PEERPIDFD (Linux 6.5, asm-generic/socket.h).
@@ -32,18 +27,6 @@ pub(crate) struct Peer {
     /// In the agent's pid namespace; 0: it can't be seen from there.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
-}
-
-/// What `/proc` tells of a process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
-    /// When it was started, in the kernel's ticks; 0: unknown.
-    pub(crate) started: u64,
-    /// The whole path of its executable, as the process's own root has it; where it can't be read (the
-    /// process is gone, or another user's), `None`.
-    pub(crate) executable: Option<Vec<u8>>,
-    /// What its first thread is called, with a newline.
-    pub(crate) command: Option<Vec<u8>>,
 }
 
 /// How the end of a process is noticed.
@@ -100,42 +83,16 @@ impl Peer {
     /// What people know the process by. `told`: what it says that it was called as it started, for when it
     /// is gone already.
     pub(super) fn info(&self, seen: &Seen, told: &[u8; NAME_BYTES]) -> ProcessInfo {
+        let known = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(text);
         ProcessInfo {
             pid: self.pid,
             uid: self.uid,
             name: seen.name().unwrap_or_else(|| told_name(told)),
+            executable: known(&seen.executable),
+            cgroup: known(&seen.cgroup),
+            network_namespace: seen.network_namespace,
+            network_name: known(&seen.network_name),
         }
-    }
-}
-
-impl Seen {
-    /// What this process may see of the one with this id.
-    pub(crate) fn of(pid: u32) -> Self {
-        if pid == 0 {
-            return Self::default();
-        }
-        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-        Self {
-            started: kin::started(pid).unwrap_or(0),
-            executable: executable.map(|path| {
-                let path = path.into_os_string().into_vec();
-                let kept = path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
-                kept.unwrap_or(path)
-            }),
-            command: std::fs::read(format!("/proc/{pid}/comm")).ok(),
-        }
-    }
-
-    /// The file name of the executable, or where that may not be read, of the command.
-    fn name(&self) -> Option<String> {
-        let path = self.executable.as_deref().map(OsStr::from_bytes);
-        let file = path.and_then(|path| Path::new(path).file_name());
-        let command = || {
-            let command = self.command.as_deref()?;
-            Some(String::from_utf8_lossy(command).trim_end().to_owned())
-        };
-        file.map(|name| name.to_string_lossy().into_owned())
-            .or_else(command)
     }
 }
 

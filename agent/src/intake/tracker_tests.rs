@@ -80,6 +80,7 @@ impl Bench {
             pid: 1,
             uid: 0,
             name: String::new(),
+            ..ProcessInfo::default()
         });
         Self {
             tracker: Tracker::new(1, process, None, max_open),
@@ -295,6 +296,7 @@ fn a_connection_whose_open_was_lost_with_its_reader_is_counted() {
         pid: 1,
         uid: 0,
         name: String::new(),
+        ..ProcessInfo::default()
     });
     let bytes = &Body::Data {
         direction: Direction::Sent,

@@ -2,9 +2,9 @@
 //! where this one stopped, however that ends.
 //!
 //! ```text
-//!   0 u64 magic   8 u64 version   40 u64 granted bytes   48 u32 pid   52 u32 uid   56 u64 ring's number   64 u64 time of the last event
-//!   72 u64 highest connection   80 u64 slots in use so far   88 u64 length of the process's name
-//!   96 the attach message   160 the process's name   CONTROL_BYTES … slots of SLOT_BYTES:
+//!   0 u64 magic   8 u64 version   40 u64 granted bytes   56 u64 ring's number   64 u64 time of the last event
+//!   72 u64 highest connection   80 u64 slots in use so far   88 u64 length of the process
+//!   96 the attach message   160 the process: postcard of `ProcessInfo`   CONTROL_BYTES … slots of SLOT_BYTES:
 //!     0 u64 connection, 0: free   8 u64 next offset sent   16 … received   24 u64 FLAG_*
 //!     32 u64 flow   40 u64 kind of its binding, 0: none   48 u64 ports   56 [u8; 16] client  72 … server
 //!     128 meta (see `mirror_hook::event`), 128 + META_SPACE another: FLAG_SECOND says which is valid
@@ -28,30 +28,29 @@ use mirror_hook::shm::Mapping;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::saved::{Identity, Saved, SavedSession, TableError};
-use crate::event::{Binding, ProcessInfo, SessionChange, SessionEvent, Settled, Tuple};
+use crate::event::{Binding, MAX_PROCESS_NAME_BYTES, SessionChange, SessionEvent, Settled, Tuple};
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"TLSTABLE");
 /// Raised whenever anything here changes.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Sparse: what isn't used costs nothing.
 const DATA_BYTES: u64 = 64 << 20;
 const META_SPACE: usize = META_BYTES + MAX_SNI + MAX_ALPN + 2;
 const SLOT_BYTES: usize = 1536;
-const MAX_NAME: usize = 255;
+/// Its names are bounded.
+const MAX_PROCESS: usize = 64 + 4 * (MAX_PROCESS_NAME_BYTES + 3);
 
 mod header {
     pub(super) const MAGIC: usize = 0;
     pub(super) const VERSION: usize = 8;
     pub(super) const GRANTED: usize = 40;
-    pub(super) const PID: usize = 48;
-    pub(super) const UID: usize = 52;
     pub(super) const NUMBER: usize = 56;
     pub(super) const LAST_NS: usize = 64;
     pub(super) const HIGHEST: usize = 72;
     pub(super) const USED: usize = 80;
-    pub(super) const NAME_LENGTH: usize = 88;
+    pub(super) const PROCESS_LENGTH: usize = 88;
     pub(super) const MESSAGE: usize = 96;
-    pub(super) const NAME: usize = 160;
+    pub(super) const PROCESS: usize = 160;
 }
 
 mod slot {
@@ -72,8 +71,8 @@ const FLAG_SENT_ENDED: u64 = 1 << 1;
 const FLAG_RECEIVED_ENDED: u64 = 1 << 2;
 
 const _: () = assert!(slot::META + 2 * META_SPACE <= SLOT_BYTES);
-const _: () = assert!(header::MESSAGE + AttachMessage::BYTES <= header::NAME);
-const _: () = assert!(header::NAME + MAX_NAME <= CONTROL_BYTES);
+const _: () = assert!(header::MESSAGE + AttachMessage::BYTES <= header::PROCESS);
+const _: () = assert!(header::PROCESS + MAX_PROCESS <= CONTROL_BYTES);
 
 #[allow(clippy::cast_possible_truncation, reason = "64 MiB")]
 const SLOTS: usize = DATA_BYTES as usize / SLOT_BYTES;
@@ -106,21 +105,21 @@ impl Table {
         fcntl_add_seals(&memfd, seals)?;
         let memory = Mapping::of_sealed_memfd(memfd.as_fd(), DATA_BYTES)
             .map_err(|error| io::Error::other(error.to_string()))?;
-        let mut name = identity.process.name.as_bytes();
-        name = name.get(..MAX_NAME).unwrap_or(name);
+        let process = postcard::to_stdvec(&identity.process).map_err(io::Error::other)?;
+        if process.len() > MAX_PROCESS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let words = [
             (header::VERSION, VERSION),
             (header::GRANTED, identity.granted_bytes),
             (header::NUMBER, identity.number),
-            (header::NAME_LENGTH, name.len() as u64),
+            (header::PROCESS_LENGTH, process.len() as u64),
         ];
         for (at, word) in words {
             memory.store_u64(at, word, Ordering::Relaxed);
         }
-        memory.store_u32(header::PID, identity.process.pid, Ordering::Relaxed);
-        memory.store_u32(header::UID, identity.process.uid, Ordering::Relaxed);
         memory.write(header::MESSAGE, &identity.message.encode());
-        memory.write(header::NAME, name);
+        memory.write(header::PROCESS, &process);
         memory.store_u64(header::MAGIC, MAGIC, Ordering::Release);
         let table = Self {
             memory,
@@ -142,19 +141,15 @@ impl Table {
             return Err(TableError::NotOne);
         }
         let length = |at| usize::try_from(word(at)).unwrap_or(usize::MAX);
-        let mut name = vec![0; length(header::NAME_LENGTH).min(MAX_NAME)];
-        memory.read(header::NAME, &mut name);
+        let mut process = vec![0; length(header::PROCESS_LENGTH).min(MAX_PROCESS)];
+        memory.read(header::PROCESS, &mut process);
         let mut message = [0; AttachMessage::BYTES];
         memory.read(header::MESSAGE, &mut message);
         let identity = Identity {
             message: AttachMessage::parse(&message).map_err(|_| TableError::NotOne)?,
             granted_bytes: word(header::GRANTED),
             number: word(header::NUMBER),
-            process: ProcessInfo {
-                pid: memory.load_u32(header::PID, Ordering::Relaxed),
-                uid: memory.load_u32(header::UID, Ordering::Relaxed),
-                name: String::from_utf8_lossy(&name).into_owned(),
-            },
+            process: postcard::from_bytes(&process).map_err(|_| TableError::NotOne)?,
         };
         let used = length(header::USED).min(SLOTS);
         let (highest, last_ns) = (word(header::HIGHEST), word(header::LAST_NS));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{MonotonicTime, SessionKey};
+use crate::event::{MonotonicTime, ProcessInfo, SessionKey};
 use mirror_hook::event::Role;
 use mirror_hook::shm::MapError;
 use std::sync::Arc;
@@ -20,6 +20,10 @@ fn identity() -> Identity {
             pid: 4711,
             uid: 1000,
             name: "curl".into(),
+            executable: Some("/usr/bin/curl".into()),
+            cgroup: Some("/user.slice".into()),
+            network_namespace: Some(4_026_531_840),
+            network_name: None,
         },
     }
 }
@@ -150,7 +154,7 @@ fn anything_else_is_no_table() {
     let (table, memfd) = Table::new(&identity()).unwrap();
     table
         .memory
-        .store_u64(header::VERSION, 2, Ordering::Relaxed);
+        .store_u64(header::VERSION, VERSION + 1, Ordering::Relaxed);
     assert!(matches!(
         Table::load(memfd.as_fd()),
         Err(TableError::NotOne)

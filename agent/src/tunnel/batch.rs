@@ -9,6 +9,8 @@
 //! RESET             by whom              offset u64 of the client │ offset u64 of the server
 //! ```
 //!
+//! A `RESET` has a kind for each cause.
+//!
 //! All numbers are little-endian. Offsets count from the flow's first `BEGIN`, in what the side says; they make
 //! each loss on the way exact: what comes next has an offset behind it, and an end has the final one. `BEGIN` of
 //! a flow that a collector has never heard of, or no longer knows, may come late: its base says from where on.
@@ -16,7 +18,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{FlowId, FlowInfo, Side, WallTime};
+use crate::event::{FlowId, FlowInfo, ResetCause, Side, WallTime};
 
 /// A flow belongs to one of these, by its id: the same at both ends of a connection. What isn't in one
 /// partition has no order.
@@ -30,7 +32,9 @@ const BEGIN: u8 = 1;
 const DATA: u8 = 2;
 const HOLE: u8 = 3;
 const FINISH: u8 = 4;
-const RESET: u8 = 5;
+const RESET_ABORT: u8 = 5;
+const RESET_DIED: u8 = 6;
+const RESET_UNTOLD: u8 = 7;
 
 /// The partition of a flow.
 pub fn partition(id: &FlowId) -> u16 {
@@ -82,6 +86,8 @@ pub enum TunnelChange<'a> {
     Reset {
         /// Who ended it.
         by: Side,
+        /// Why.
+        cause: ResetCause,
         /// What client and server said in all, in bytes.
         offsets: (u64, u64),
     },
@@ -152,7 +158,7 @@ impl BatchWriter {
             TunnelChange::Data { from, .. } => (DATA, *from),
             TunnelChange::Hole { from, .. } => (HOLE, *from),
             TunnelChange::Finish { from, .. } => (FINISH, *from),
-            TunnelChange::Reset { by, .. } => (RESET, *by),
+            TunnelChange::Reset { by, cause, .. } => (reset(*cause), *by),
         };
         let begin = match &event.change {
             TunnelChange::Begin(begin) => match postcard::to_stdvec(begin) {
@@ -216,6 +222,14 @@ impl BatchWriter {
     pub fn take(&mut self) -> Bytes {
         self.events = 0;
         self.bytes.split().freeze()
+    }
+}
+
+fn reset(cause: ResetCause) -> u8 {
+    match cause {
+        ResetCause::Abort => RESET_ABORT,
+        ResetCause::Died => RESET_DIED,
+        ResetCause::Untold => RESET_UNTOLD,
     }
 }
 
@@ -317,8 +331,13 @@ impl<'a> BatchReader<'a> {
                 from: side,
                 offset: self.u64()?,
             },
-            RESET => TunnelChange::Reset {
+            RESET_ABORT | RESET_DIED | RESET_UNTOLD => TunnelChange::Reset {
                 by: side,
+                cause: match kind {
+                    RESET_ABORT => ResetCause::Abort,
+                    RESET_DIED => ResetCause::Died,
+                    _ => ResetCause::Untold,
+                },
                 offsets: (self.u64()?, self.u64()?),
             },
             other => return Err(BatchError::Kind(other)),
@@ -367,6 +386,10 @@ pub(crate) mod tests {
                 pid: 7,
                 uid: 33,
                 name: "nginx".into(),
+                executable: Some("/usr/sbin/nginx".into()),
+                cgroup: Some("/system.slice/nginx.service".into()),
+                network_namespace: Some(4_026_531_840),
+                network_name: Some("web".into()),
             }),
             role: Role::Server,
             announcement: Announcement::New,
@@ -379,6 +402,8 @@ pub(crate) mod tests {
             early: EarlyData::None,
             clear_prefix: None,
             continued: None,
+            ja4: None,
+            agent: None,
         }
     }
 
@@ -406,7 +431,18 @@ pub(crate) mod tests {
             },
             TunnelChange::Reset {
                 by: Side::Server,
+                cause: ResetCause::Abort,
                 offsets: (9, 1 << 40),
+            },
+            TunnelChange::Reset {
+                by: Side::Client,
+                cause: ResetCause::Died,
+                offsets: (0, 0),
+            },
+            TunnelChange::Reset {
+                by: Side::Client,
+                cause: ResetCause::Untold,
+                offsets: (0, 0),
             },
         ];
         let event = |(number, change)| TunnelEvent {
@@ -423,7 +459,7 @@ pub(crate) mod tests {
         let events = events(&text);
         let mut writer = BatchWriter::default();
         assert!(events.iter().all(|event| writer.push(event)));
-        assert_eq!(writer.events(), 5);
+        assert_eq!(writer.events(), 7);
         let batch = writer.take();
         assert!(writer.is_empty());
         let read: Result<Vec<_>, _> = BatchReader::new(&batch).collect();
@@ -455,7 +491,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end_in_events_or_an_error(bytes: Vec<u8>, kinds in prop::collection::vec(0_u8..7, 0..20)) {
+        fn any_bytes_end_in_events_or_an_error(bytes: Vec<u8>, kinds in prop::collection::vec(0_u8..9, 0..20)) {
             let mut bytes = bytes;
             for (at, kind) in kinds.into_iter().enumerate() {
                 if let Some(byte) = bytes.get_mut(at * 20) {

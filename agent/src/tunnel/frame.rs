@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{MAX_BATCH_BYTES, PARTITIONS};
 
 /// The protocol that this is.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 /// Most bytes of a message that isn't a batch.

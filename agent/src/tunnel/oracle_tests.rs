@@ -12,7 +12,7 @@ use super::frame::{Batch, Resume};
 use super::outbox::{Outbox, OutboxStats};
 use super::shadow::index;
 use super::window::{Outgoing, Window};
-use crate::event::{FlowChange, FlowEvent, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowSink, ResetCause, Side, WallTime};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -199,7 +199,8 @@ impl Trial {
             Step::Reset(flow, by) => {
                 let Some(flow) = self.live(flow) else { return };
                 self.said.get_mut(&flow).unwrap().ended = true;
-                self.say(flow, FlowChange::Reset { by });
+                let cause = ResetCause::Abort;
+                self.say(flow, FlowChange::Reset { by, cause });
             }
             Step::Flush => self.outbox.flush(),
             Step::Arrive(frames) => {

@@ -198,8 +198,9 @@ impl Outbox {
             change: TunnelChange::Begin(Box::new(begin)),
         };
         // Its names are the only thing in it that has no bound of its own.
-        let names = [&info.sni, &info.alpn].map(|name| name.as_ref().map_or(0, String::len));
-        let names = names.iter().sum::<usize>() + info.process.name.len();
+        let names = [&info.sni, &info.alpn, &info.ja4];
+        let names = names.map(|name| name.as_ref().map_or(0, String::len));
+        let names = names.iter().sum::<usize>() + info.process.name_bytes();
         let bytes = BatchWriter::event_bytes(names + BEGIN_BYTES) as u64;
         let fits = self.lane(partition).has_room(bytes + ENDS_BYTES, 0);
         let dropped = !(fits && self.write(partition, &event));
@@ -264,10 +265,11 @@ impl Told {
                     offset: self.offsets[index(from)],
                 }
             }
-            FlowChange::Reset { by } => {
+            FlowChange::Reset { by, cause } => {
                 self.ended = true;
                 TunnelChange::Reset {
                     by,
+                    cause,
                     offsets: (self.offsets[0], self.offsets[1]),
                 }
             }

@@ -18,7 +18,7 @@ use super::frame::{
 use super::outbox::Outbox;
 use super::window::Window;
 use super::{Collector, Security, Sender, SenderConfig, SharedWindow};
-use crate::event::{FlowChange, FlowEvent, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowSink, ResetCause, Side, WallTime};
 use crate::identity::{
     Address, Administration, AgentIdentity, CollectorIdentity, Membership, NewToken, join,
 };
@@ -292,7 +292,10 @@ fn what_is_said_arrives_and_ends_with_a_goodbye() {
     collector.await_ping();
     agent.await_line("s ahead");
     assert!(agent.sender.status().connected.is_some());
-    agent.tell(FlowChange::Reset { by: Side::Client });
+    agent.tell(FlowChange::Reset {
+        by: Side::Client,
+        cause: ResetCause::Abort,
+    });
     agent.sender.finish(Instant::now() + PATIENCE);
     let last = collector.batch().seq;
     assert_eq!(collector.message(), Some(Message::Goodbye));

@@ -69,6 +69,7 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
             pid: 7,
             uid: 33,
             name: "nginx".into(),
+            ..ProcessInfo::default()
         }),
         role: Role::Server,
         announcement: Announcement::New,
@@ -81,6 +82,8 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
             pid: 7,
             uid: 33,
             name: "nginx".into(),
+            ..ProcessInfo::default()
         }),
         role,
         announcement: Announcement::New,
@@ -55,6 +56,8 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use agent::event::{FlowChange, FlowInfo, Side};
+use agent::event::{FlowChange, FlowInfo, ResetCause, Side};
 use mirror_hook::event::Role;
 
 use crate::reader::Dialogue;
@@ -54,7 +54,10 @@ impl Change {
                 bytes: *bytes,
             },
             Self::Finish { from } => FlowChange::Finish { from: *from },
-            Self::Reset { by } => FlowChange::Reset { by: *by },
+            Self::Reset { by } => FlowChange::Reset {
+                by: *by,
+                cause: ResetCause::Abort,
+            },
         }
     }
 }

@@ -131,6 +131,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
             pid: 1,
             uid: 2,
             name: "peer".into(),
+            ..ProcessInfo::default()
         }),
         role,
         announcement: Announcement::New,
@@ -143,6 +144,8 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         early: EarlyData::None,
         clear_prefix: None,
         continued: None,
+        ja4: None,
+        agent: None,
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::{CopySink, InletStats};
 use crate::collector::agent::{Agent, AgentCounts};
-use crate::event::{FlowChange, FlowEvent, FlowInfo, Side, WallTime};
+use crate::event::{
+    FlowChange, FlowEvent, FlowInfo, MAX_PROCESS_NAME_BYTES, ResetCause, Side, WallTime,
+};
 
 /// Names in a flow's metadata are at most so long; no real ones are longer.
 const MAX_NAME_BYTES: usize = 255;
@@ -107,7 +109,8 @@ impl Live {
             pass.agent.counts.live_flows.fetch_sub(1, Ordering::Relaxed);
         }
         // Whichever side it mirrored: nobody knows who ended what.
-        self.emit(at, FlowChange::Reset { by: Side::Client }, pass);
+        let (by, cause) = (Side::Client, ResetCause::Untold);
+        self.emit(at, FlowChange::Reset { by, cause }, pass);
     }
 
     pub(super) fn emit(&mut self, at: WallTime, change: FlowChange<'_>, pass: &mut Pass<'_>) {
@@ -128,9 +131,16 @@ pub(super) fn tidy(info: &mut FlowInfo, base: [u64; 2]) {
     let too_long = |name: &String| name.len() > MAX_NAME_BYTES;
     info.sni = info.sni.take().filter(|name| !too_long(name));
     info.alpn = info.alpn.take().filter(|name| !too_long(name));
-    if too_long(&info.process.name) {
-        Arc::make_mut(&mut info.process).name.clear();
+    info.ja4 = info.ja4.take().filter(|name| !too_long(name));
+    let process = Arc::make_mut(&mut info.process);
+    if too_long(&process.name) {
+        process.name.clear();
     }
+    // No agent sends longer ones.
+    let fits = |name: &String| name.len() <= MAX_PROCESS_NAME_BYTES;
+    process.executable = process.executable.take().filter(fits);
+    process.cgroup = process.cgroup.take().filter(fits);
+    process.network_name = process.network_name.take().filter(fits);
     if base != [0, 0] {
         let (client, server) = info.continued.unwrap_or((0, 0));
         info.continued = Some((

@@ -269,6 +269,7 @@ impl Source {
             *copies += 1;
             live.copy = Some(*copies);
             tidy(&mut info, base);
+            info.agent = Some(pass.agent.shared_name());
             pass.stats.flows += 1;
             AgentCounts::add(&pass.agent.counts.flows, 1);
             pass.agent.counts.live_flows.fetch_add(1, Ordering::Relaxed);
@@ -330,10 +331,10 @@ impl Source {
                 live.reach(at, from, offset, pass);
                 live.finish(at, from, pass);
             }
-            TunnelChange::Reset { by, offsets } => {
+            TunnelChange::Reset { by, cause, offsets } => {
                 live.reach(at, Side::Client, offsets.0, pass);
                 live.reach(at, Side::Server, offsets.1, pass);
-                live.emit(at, FlowChange::Reset { by }, pass);
+                live.emit(at, FlowChange::Reset { by, cause }, pass);
                 live.finished = [true; 2];
             }
         }

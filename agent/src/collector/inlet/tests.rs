@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::collector::agent::Agent;
 use crate::collector::testing::{Checker, End, flow, text};
-use crate::event::{FlowId, FlowInfo};
+use crate::event::{FlowId, FlowInfo, ResetCause};
 use crate::tunnel::batch::BatchWriter;
 
 const NOW: WallTime = WallTime(1_700_000_000_000_000_000);
@@ -119,12 +119,14 @@ fn a_flow_told_of_late_begins_where_it_is() {
             data(Side::Server, 5, &server),
             TunnelChange::Reset {
                 by: Side::Server,
+                cause: ResetCause::Abort,
                 offsets: (1000, 20),
             },
         ],
     );
     let seen = bench.seen.only();
     assert_eq!(seen.info.continued, Some((1000, 5)));
+    assert_eq!(seen.info.agent.as_deref(), Some("web1"));
     assert_eq!((seen.next, seen.holes), ([0, 15], 5));
     assert_eq!((seen.finished, seen.end), ([true, false], End::Reset));
 }
@@ -255,7 +257,7 @@ proptest! {
                 })),
                 2 => TunnelChange::Hole { from, offset: offset.min(1 << 62), bytes },
                 3 => TunnelChange::Finish { from, offset },
-                4 if time % 3 == 0 => TunnelChange::Reset { by: from, offsets: (offset, bytes) },
+                4 if time % 3 == 0 => TunnelChange::Reset { by: from, cause: ResetCause::Died, offsets: (offset, bytes) },
                 5 if time % 9 == 0 => {
                     bench.inlet.preamble_begins(bench.source.id);
                     continue;

@@ -5,10 +5,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::collector::testing::{Checker, End, flow, text};
-use crate::event::Side;
+use crate::event::{ResetCause, Side};
 
 const ID: FlowId = FlowId([3; 16]);
 const MS: u64 = 1_000_000;
+
+fn reset(by: Side) -> FlowChange<'static> {
+    let cause = ResetCause::Abort;
+    FlowChange::Reset { by, cause }
+}
 
 struct Bench {
     merge: Merge,
@@ -161,7 +166,7 @@ fn nobody_waits_for_ever() {
     assert!(bench.seen.only().next[1] > 200_000);
     // Whom nobody expects isn't waited for.
     bench.merge.expect_twins(false);
-    bench.say(2, FlowChange::Reset { by: Server });
+    bench.say(2, reset(Server));
     bench.hole(1, Client, 60, 10);
     assert_eq!(bench.seen.only().next[0], 70);
 }
@@ -171,7 +176,7 @@ fn a_copy_whose_host_is_gone_leaves_the_rest_to_the_other() {
     let mut bench = Bench::new();
     bench.begin_both();
     bench.data(1, Client, 0, 10);
-    bench.say(1, FlowChange::Reset { by: Client });
+    bench.say(1, reset(Client));
     bench.data(2, Client, 0, 20);
     bench.data(2, Server, 0, 20);
     assert_eq!(bench.seen.only().end, End::Open);
@@ -211,7 +216,7 @@ fn who_knows_more_than_was_told_goes_on_with_it() {
     let mut bench = Bench::new();
     bench.say(1, FlowChange::Begin(&flow(3, Role::Client)));
     bench.data(1, Client, 0, 20);
-    bench.say(1, FlowChange::Reset { by: Client });
+    bench.say(1, reset(Client));
     bench.say(2, FlowChange::Begin(&flow(3, Role::Server)));
     bench.data(2, Client, 0, 20);
     assert_eq!(bench.seen.flows.len(), 1);
@@ -370,7 +375,7 @@ proptest! {
                 Step::Data(from, offset, bytes) => bench.data(number, from, offset, bytes),
                 Step::Hole(from, offset, bytes) => bench.hole(number, from, offset, bytes),
                 Step::Finish(from) => bench.say(number, FlowChange::Finish { from }),
-                Step::Reset(by) => bench.say(number, FlowChange::Reset { by }),
+                Step::Reset(by) => bench.say(number, reset(by)),
             }
             if slow {
                 bench.pass(ms * 20);

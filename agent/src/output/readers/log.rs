@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, ResetCause, Side, WallTime};
 use crate::forge::LiveFlow;
 
 /// A chunk is handed on when it has so many bytes, entries counted.
@@ -45,7 +45,7 @@ enum Change {
         bytes: u64,
     },
     Finish(Side),
-    Reset(Side),
+    Reset(Side, ResetCause),
 }
 
 /// Events in their order.
@@ -95,7 +95,10 @@ impl Chunk {
                     bytes: *bytes,
                 },
                 Change::Finish(from) => FlowChange::Finish { from: *from },
-                Change::Reset(by) => FlowChange::Reset { by: *by },
+                Change::Reset(by, cause) => FlowChange::Reset {
+                    by: *by,
+                    cause: *cause,
+                },
             };
             sink.flow_event(FlowEvent {
                 flow: entry.flow,
@@ -198,7 +201,7 @@ impl State {
                     bytes,
                 } => live.said(*at, *from, *offset, *bytes),
                 Change::Finish(from) => live.finish(*at, *from),
-                Change::Begin(_) | Change::Reset(_) => true,
+                Change::Begin(_) | Change::Reset(..) => true,
             };
             if ends {
                 self.live.remove(flow);
@@ -434,7 +437,7 @@ impl FlowSink for Writer {
                 bytes,
             },
             FlowChange::Finish { from } => Change::Finish(from),
-            FlowChange::Reset { by } => Change::Reset(by),
+            FlowChange::Reset { by, cause } => Change::Reset(by, cause),
         };
         chunk.entries.push(Entry {
             flow: event.flow,

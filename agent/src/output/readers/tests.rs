@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::log::{Log, Writer};
 use super::reader::{Counters, Reader, Step};
-use crate::event::{FlowChange, FlowEvent, FlowId, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowId, FlowSink, ResetCause, Side, WallTime};
 use crate::forge::testing::info;
 use crate::forge::{ForgeConfig, Mtu, SequenceKey, View};
 use crate::output::CaptureFormat;
@@ -155,7 +155,8 @@ impl Scene {
                     return;
                 };
                 self.told.get_mut(&number).unwrap().over = true;
-                self.event(number, FlowChange::Reset { by });
+                let cause = ResetCause::Abort;
+                self.event(number, FlowChange::Reset { by, cause });
             }
             Act::Publish => self.writer.publish(WallTime(self.now)),
             Act::Read(..) | Act::Anew(_) => {}

@@ -201,7 +201,7 @@ impl<W: Write> FlowSink for TextSummary<W> {
                 exchange.print(from, format_args!("ends"), printer);
                 exchange.client.ended && exchange.server.ended
             }
-            FlowChange::Reset { by } => {
+            FlowChange::Reset { by, .. } => {
                 exchange.close_message(printer);
                 exchange.print(by, format_args!("breaks off"), printer);
                 true
@@ -514,13 +514,17 @@ mod tests {
             offset: 3,
             bytes: 70,
         };
+        let reset = FlowChange::Reset {
+            by: Client,
+            cause: crate::event::ResetCause::Abort,
+        };
         let shown = summary(&[
             (1, FlowChange::Begin(&info)),
             (2, FlowChange::Begin(&info)),
             (1, data(Server, b"abc")),
             (1, hole),
             (2, data(Client, b"x")),
-            (1, FlowChange::Reset { by: Client }),
+            (1, reset),
         ]);
         let lines: Vec<_> = shown.lines().skip(2).collect();
         assert_eq!(

@@ -6,7 +6,7 @@ use mirror_hook::event::Role;
 
 use super::super::Moment;
 use super::super::compare::Line;
-use crate::event::{FlowChange, FlowInfo, Side, WallTime};
+use crate::event::{FlowChange, FlowInfo, ResetCause, Side, WallTime};
 
 /// One of its copies.
 #[derive(Debug)]
@@ -67,6 +67,7 @@ pub(super) enum HeldChange {
     },
     Reset {
         by: Side,
+        cause: ResetCause,
     },
 }
 
@@ -132,7 +133,7 @@ impl Copy {
                 0,
             ),
             FlowChange::Finish { from } => (HeldChange::Finish { from }, 0),
-            FlowChange::Reset { by } => (HeldChange::Reset { by }, 0),
+            FlowChange::Reset { by, cause } => (HeldChange::Reset { by, cause }, 0),
             FlowChange::Begin(_) => return 0,
         };
         stalled.bytes += bytes + HELD_BYTES;

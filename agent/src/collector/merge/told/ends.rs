@@ -5,7 +5,7 @@ use mirror_hook::event::Role;
 use super::super::compare::{Blocks, Line};
 use super::copy::Copy;
 use super::{Context, Told, role_index};
-use crate::event::{FlowChange, Side, WallTime};
+use crate::event::{FlowChange, ResetCause, Side, WallTime};
 
 /// What is remembered of a connection that has ended.
 #[derive(Clone, Debug)]
@@ -46,8 +46,9 @@ impl Told {
         if self.copies.iter().all(|copy| copy.silent) && !self.over {
             self.over = true;
             if self.unbegun.is_none() {
-                let by = self.reset_by.unwrap_or(Side::Client);
-                self.emit(self.last, 0, FlowChange::Reset { by }, context);
+                let unknown = (Side::Client, ResetCause::Untold);
+                let (by, cause) = self.reset.unwrap_or(unknown);
+                self.emit(self.last, 0, FlowChange::Reset { by, cause }, context);
             }
         }
     }
@@ -67,7 +68,8 @@ impl Told {
     /// Ends it here and now; its copies say nothing to anybody any more.
     pub(in crate::collector::merge) fn cut(&mut self, at: WallTime, context: &mut Context<'_>) {
         if !self.over && self.unbegun.is_none() {
-            self.emit(at, 0, FlowChange::Reset { by: Side::Client }, context);
+            let (by, cause) = (Side::Client, ResetCause::Untold);
+            self.emit(at, 0, FlowChange::Reset { by, cause }, context);
         }
         self.over = true;
     }

@@ -14,7 +14,7 @@ pub(super) use self::ends::Ended;
 use super::compare::{Block, Blocks, Line};
 use super::{MergeStats, Moment};
 use crate::collector::inlet::index;
-use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, WallTime};
 
 /// Clocks of hosts are brought together where their copies begin no further apart than this.
 const MAX_SHIFT_NS: i64 = 2_000_000_000;
@@ -39,7 +39,8 @@ pub(super) struct Told {
     heard_end: [bool; 2],
     began: WallTime,
     last: WallTime,
-    reset_by: Option<Side>,
+    /// Who ended it abruptly, by the first copy that knows.
+    reset: Option<(Side, ResetCause)>,
     lines: [Line; 2],
     blocks: [Blocks; 2],
     different: bool,
@@ -113,7 +114,7 @@ impl Told {
             heard_end: [false; 2],
             began: at,
             last: at,
-            reset_by: None,
+            reset: None,
             lines: start.map(Line::new),
             blocks: Default::default(),
             different: false,
@@ -257,10 +258,13 @@ impl Told {
                 }
                 self.check_ends(context);
             }
-            FlowChange::Reset { by } => {
+            FlowChange::Reset { by, cause } => {
                 self.copies[which].gone = true;
                 self.last = self.last.max(shifted(at, shift));
-                self.reset_by.get_or_insert(by);
+                let knows = |(_, cause): &(Side, ResetCause)| *cause != ResetCause::Untold;
+                if !self.reset.as_ref().is_some_and(knows) {
+                    self.reset = Some((by, cause));
+                }
             }
         }
     }

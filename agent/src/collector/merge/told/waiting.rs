@@ -87,7 +87,10 @@ impl Told {
                     bytes: *bytes,
                 },
                 HeldChange::Finish { from } => FlowChange::Finish { from: *from },
-                HeldChange::Reset { by } => FlowChange::Reset { by: *by },
+                HeldChange::Reset { by, cause } => FlowChange::Reset {
+                    by: *by,
+                    cause: *cause,
+                },
             };
             self.take(which, held.at, held.came, change, context);
             if let Some(stalled) = &mut self.copies[which].stalled {
