@@ -22,25 +22,48 @@ pub const BACK_SLEW_PPM: i128 = 500_000;
 /// A wall clock that moves so far between two readings was set. One so far ahead is followed at once.
 pub const STEP_NS: i128 = 1_000_000_000;
 
-/// The wall clock was set by so many nanoseconds; below 0: back. Shown with what that means.
+/// The wall clock was set. Shown with what that means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step(pub i128);
+pub struct Step {
+    /// By so many nanoseconds; below 0: back.
+    pub by_ns: i128,
+    /// So far it is ahead of packets' times since then, in nanoseconds; below 0: behind them. Where it was set before,
+    /// that isn't the same.
+    pub ahead_ns: i128,
+}
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.unsigned_abs() / 1_000_000_000;
-        match self.0 < 0 {
-            true => write!(
-                f,
-                "the machine's clock was set back by {seconds} s: packets' times never go back; ahead of it, they go on \
-                 at half speed for {} s until both agree (a restart has them agree at once)",
-                2 * seconds
-            ),
+        let by = seconds(self.by_ns);
+        match self.by_ns < 0 {
+            true => write!(f, "the machine's clock was set back by {by} s: ")?,
             false => write!(
                 f,
-                "the machine's clock was set forward by {seconds} s, or the machine has slept: packets' times follow"
-            ),
+                "the machine's clock was set forward by {by} s, or the machine has slept: "
+            )?,
         }
+        let ahead = seconds(self.ahead_ns);
+        if self.ahead_ns > STEP_NS {
+            write!(f, "packets' times go forward by {ahead} s, too")
+        } else if self.ahead_ns < -STEP_NS {
+            write!(
+                f,
+                "packets' times never go back; {ahead} s ahead of it now, they go on at half speed for {} s until both \
+                 agree (a restart has them agree at once)",
+                seconds(2 * self.ahead_ns)
+            )
+        } else {
+            f.write_str("packets' times are within 1 s of it and come nearer bit by bit")
+        }
+    }
+}
+
+/// So many nanoseconds, back or forward, as seconds with at most one decimal.
+fn seconds(ns: i128) -> String {
+    let tenths = ns.unsigned_abs() / 100_000_000;
+    match tenths % 10 {
+        0 => format!("{}", tenths / 10),
+        part => format!("{}.{part}", tenths / 10),
     }
 }
 
@@ -80,12 +103,12 @@ impl Clock {
         let step = measured - self.target;
         self.since = now;
         self.target = measured;
-        self.offset = if measured - current > STEP_NS {
-            measured
-        } else {
-            current
-        };
-        (step.abs() > STEP_NS).then_some(Step(step))
+        let ahead = measured - current;
+        self.offset = if ahead > STEP_NS { measured } else { current };
+        (step.abs() > STEP_NS).then_some(Step {
+            by_ns: step,
+            ahead_ns: ahead,
+        })
     }
 
     /// The wall time of an event. An event of before the last adjustment gets the offset as it was
@@ -141,6 +164,38 @@ mod tests {
         );
     }
 
+    /// Packets' times agreed with the clock before.
+    fn both(ns: i128) -> Step {
+        Step {
+            by_ns: ns,
+            ahead_ns: ns,
+        }
+    }
+
+    /// What a step means for packets' times isn't told by the step alone.
+    #[test]
+    fn a_wall_clock_that_is_set_twice() {
+        let base = 1_000_000 * SECOND;
+        let mut clock = Clock::new(MonotonicTime(0), WallTime(base));
+        let mut set = |to: u64| {
+            let step = clock.adjust(MonotonicTime(0), WallTime(to));
+            step.unwrap().to_string()
+        };
+        set(base - 100 * SECOND);
+        let said = set(base - 101 * SECOND - SECOND / 2);
+        assert!(said.contains("set back by 1.5 s: "), "{said}");
+        assert!(
+            said.contains("; 101.5 s ahead of it now, they go on at half speed for 203 s until"),
+            "{said}"
+        );
+        let said = set(base - 40 * SECOND);
+        assert!(said.contains("set forward by 61.5 s, "), "{said}");
+        assert!(said.contains("; 40 s ahead of it now, they"), "{said}");
+        let said = set(base);
+        assert!(said.contains("set forward by 40 s, "), "{said}");
+        assert!(said.contains("within 1 s of it"), "{said}");
+    }
+
     #[test]
     fn a_wall_clock_set_back_is_approached_slowly() {
         let base = 1_000 * SECOND;
@@ -158,8 +213,12 @@ mod tests {
         let mut clock = Clock::new(MonotonicTime(0), WallTime(base));
         let wall = |seconds: u64| WallTime(base + seconds * SECOND - hour);
         let step = clock.adjust(MonotonicTime(SECOND), wall(1));
-        assert_eq!(step, Some(Step(-i128::from(hour))));
-        assert!(step.unwrap().to_string().contains("set back by 3600 s"));
+        assert_eq!(step, Some(both(-i128::from(hour))));
+        assert_eq!(
+            step.unwrap().to_string(),
+            "the machine's clock was set back by 3600 s: packets' times never go back; 3600 s ahead of it now, they go \
+             on at half speed for 7200 s until both agree (a restart has them agree at once)"
+        );
         let mut last = clock.wall(MonotonicTime(SECOND));
         for seconds in 2..=7_201 {
             let now = MonotonicTime(seconds * SECOND);
@@ -179,7 +238,12 @@ mod tests {
         let base = 1_000 * SECOND;
         let mut clock = Clock::new(MonotonicTime(0), WallTime(base));
         let step = clock.adjust(MonotonicTime(SECOND), WallTime(base + 3_600 * SECOND));
-        assert_eq!(step, Some(Step(3_599 * i128::from(SECOND))));
+        assert_eq!(step, Some(both(3_599 * i128::from(SECOND))));
+        assert_eq!(
+            step.unwrap().to_string(),
+            "the machine's clock was set forward by 3599 s, or the machine has slept: packets' times go forward by \
+             3599 s, too"
+        );
         assert_eq!(
             clock.wall(MonotonicTime(SECOND)),
             WallTime(base + 3_600 * SECOND)

@@ -310,7 +310,7 @@ fn a_clock_that_is_set_holds_nothing_up() {
         let wall = EPOCH + bench.now;
         let wall = WallTime(wall.wrapping_add_signed(offset * 1_000_000));
         let step = bench.mapper.adjust_clock(MonotonicTime(bench.now), wall);
-        told.extend(step.map(|step| i64::try_from(step.0 / 1_000_000).unwrap()));
+        told.extend(step.map(|step| i64::try_from(step.by_ns / 1_000_000).unwrap()));
         bench.say(1, 0, Role::Client, Sent, number * 100, 100);
     }
     assert_eq!(told, [-HOUR, 2 * HOUR, -3 * HOUR], "each is told once");
