@@ -150,7 +150,24 @@ struct Standing {
     text_before: u64,
 }
 
+/// What a reader hasn't read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// So much clear text, which is there.
+    Waits(u64),
+    /// It has fallen behind: if it read on now, it would miss so much.
+    Missed(u64),
+}
+
 impl State {
+    fn unread(&self, standing: Standing) -> Unread {
+        let bytes = self.text_bytes - standing.text_before;
+        match standing.next < self.first {
+            true => Unread::Missed(bytes),
+            false => Unread::Waits(bytes),
+        }
+    }
+
     fn next(&self) -> u64 {
         self.first + self.chunks.len() as u64
     }
@@ -273,12 +290,11 @@ impl Log {
         self.news.notify_all();
     }
 
-    /// How much clear text the reader at this place would miss if it read on now; nothing if what it reads next is
-    /// there, or it reads no more.
-    pub(super) fn missed(&self, place: u64) -> Option<u64> {
+    /// What the reader at this place hasn't read yet; nothing if it reads no more.
+    pub(super) fn unread(&self, place: u64) -> Option<Unread> {
         let state = self.lock();
         let standing = state.places.get(&place)?;
-        (standing.next < state.first).then(|| state.text_bytes - standing.text_before)
+        Some(state.unread(*standing))
     }
 
     fn end(&self, at: WallTime) {
@@ -363,12 +379,21 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Reads no more; what it hasn't read. Nothing if it was told before.
+    pub(super) fn leave(&mut self) -> Option<Unread> {
         let mut state = self.log.lock();
-        state.places.remove(&self.number);
+        let standing = state.places.remove(&self.number)?;
+        let unread = state.unread(standing);
         state.drop_read();
         self.log.readers.fetch_sub(1, Ordering::Relaxed);
+        Some(unread)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::log::{Log, News, Place};
+use super::log::{Log, News, Place, Unread};
 use crate::event::{Packet, PacketSink};
 use crate::forge::{ForgeConfig, ForgeStats, Forger};
 use crate::output::{CaptureFormat, CaptureWriter, Reorder, ReorderStats};
@@ -26,6 +26,8 @@ pub(super) struct Counters {
     pub(super) bytes: AtomicU64,
     pub(super) behind: AtomicU64,
     pub(super) missed_bytes: AtomicU64,
+    /// What waited for it in the log when it left.
+    unread_bytes: AtomicU64,
 }
 
 impl Counters {
@@ -45,14 +47,34 @@ impl Counters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (behind, bytes) = (load(&self.behind), load(&self.missed_bytes));
         match self.misses(log) {
-            Some(now) => (behind + 1, bytes + now),
-            None => (behind, bytes),
+            Some(now) if now > 0 => (behind + 1, bytes + now),
+            _ => (behind, bytes),
         }
     }
 
-    /// How much clear text it will find missing when it reads on, if it has fallen behind.
+    /// How much clear text it will find missing when it reads on; nothing if it reads no more.
     pub(super) fn misses(&self, log: &Log) -> Option<u64> {
-        log.missed(*self.place.get()?).filter(|bytes| *bytes > 0)
+        match log.unread(*self.place.get()?)? {
+            Unread::Missed(bytes) => Some(bytes),
+            Unread::Waits(_) => Some(0),
+        }
+    }
+
+    /// How much clear text waits for it, or did when it left.
+    pub(super) fn unread(&self, log: &Log) -> u64 {
+        match self.place.get().and_then(|place| log.unread(*place)) {
+            Some(Unread::Waits(bytes)) => bytes,
+            Some(Unread::Missed(_)) => 0,
+            None => self.unread_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// It has fallen behind, and missed so much.
+    fn fell_behind(&self, missed_bytes: u64) {
+        if missed_bytes > 0 {
+            self.behind.fetch_add(1, Ordering::Relaxed);
+            self.missed_bytes.fetch_add(missed_bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -178,11 +200,7 @@ impl<W: Write> Reader<W> {
                 Step::More
             }
             News::Behind { live, missed_bytes } => {
-                if missed_bytes > 0 {
-                    self.counters.behind.fetch_add(1, Ordering::Relaxed);
-                    let missed = &self.counters.missed_bytes;
-                    missed.fetch_add(missed_bytes, Ordering::Relaxed);
-                }
+                self.counters.fell_behind(missed_bytes);
                 self.forger.catch_up(&live.flows, live.at);
                 Step::More
             }
@@ -205,5 +223,19 @@ impl<W: Write> Reader<W> {
     pub(super) fn wait(&mut self) {
         let waiting = self.forger.sink_mut().next_at().is_some();
         self.place.wait(if waiting { LOOK_EVERY } else { IDLE });
+    }
+}
+
+/// Who leaves misses what it would have missed by reading on, and what waited for it.
+impl<W: Write> Drop for Reader<W> {
+    fn drop(&mut self) {
+        match self.place.leave() {
+            Some(Unread::Missed(bytes)) => self.counters.fell_behind(bytes),
+            Some(Unread::Waits(bytes)) => {
+                let unread = &self.counters.unread_bytes;
+                unread.store(bytes, Ordering::Relaxed);
+            }
+            None => {}
+        }
     }
 }

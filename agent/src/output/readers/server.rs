@@ -57,6 +57,8 @@ pub struct ReadersStats {
     pub behind: u64,
     /// Clear text that is a hole for one reader, summed up over readers.
     pub missed_bytes: u64,
+    /// Clear text that waited for readers when they left, summed up over readers.
+    pub unread_bytes: u64,
     /// Closed their connection before they were let in.
     pub vanished: u64,
     /// Refused: as many were there already as may be.
@@ -408,12 +410,16 @@ fn see_out(peer: SocketAddr, counters: &Arc<Counters>, shared: &Shared, end: End
     now.live
         .retain(|live| !Arc::ptr_eq(&live.counters, counters));
     now.past.add(counters, &shared.log);
-    let packets = counters.packets();
+    let unread = counters.unread(&shared.log);
+    now.past.unread_bytes += unread;
     let (_, missed) = counters.missed(&shared.log);
-    let got = match missed {
-        0 => format!("{packets} packets"),
-        _ => format!("{packets} packets, and missed {missed} bytes of clear text"),
-    };
+    let mut got = format!("{} packets", counters.packets());
+    if missed > 0 {
+        got += &format!(", and missed {missed} bytes of clear text");
+    }
+    if unread > 0 {
+        got += &format!("; {unread} bytes of clear text waited for it");
+    }
     match end {
         End::Vanished => {
             now.past.vanished += 1;

@@ -50,6 +50,8 @@ pub struct StreamStats {
     pub behind: u64,
     /// Clear text that is a hole for it.
     pub missed_bytes: u64,
+    /// Clear text that waits for its reader, or did when that ended.
+    pub unread_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -99,8 +101,10 @@ impl Stream {
     pub fn release(&mut self, until: WallTime) -> io::Result<()> {
         self.start();
         self.writer.publish(until);
+        // In this order: what it fails by is said before.
+        let failure = self.failure();
         self.look();
-        self.failure()
+        failure
     }
 
     /// Nothing more comes.
@@ -156,27 +160,34 @@ impl Stream {
             packets: self.shared.counters.packets(),
             behind,
             missed_bytes,
+            unread_bytes: self.shared.counters.unread(&self.log),
         }
     }
 
-    /// Says when the reader misses something, and when it reads on.
+    /// Says when the reader misses something, and when it reads on or is gone.
     fn look(&mut self) {
-        let misses = self.shared.counters.misses(&self.log).is_some();
+        // In this order: a thread that has ended has left its place.
+        let ended = !self.is_read();
+        let misses = self.shared.counters.misses(&self.log);
+        let (_, bytes) = self.shared.counters.missed(&self.log);
         let name = &self.name;
         match (self.told, misses) {
-            (false, true) => self.complaints.push(format!(
+            (false, Some(1..)) => self.complaints.push(format!(
                 "{name}: its reader stands still or is too slow: what it misses is MISSING there until it reads on; \
                  write to a file with -w FILE to keep all of it"
             )),
-            (true, false) => {
-                let (_, bytes) = self.shared.counters.missed(&self.log);
-                self.complaints.push(format!(
-                    "{name}: its reader reads on; it has missed {bytes} bytes of clear text so far"
-                ));
-            }
+            (true, Some(0)) => self.complaints.push(format!(
+                "{name}: its reader reads on; it has missed {bytes} bytes of clear text so far"
+            )),
+            (true, None) if ended && self.failure().is_err() => self.complaints.push(format!(
+                "{name}: its reader is gone; it has missed {bytes} bytes of clear text"
+            )),
+            (true, None) if ended => self.complaints.push(format!(
+                "{name}: its reader has read on, to the end; it has missed {bytes} bytes of clear text"
+            )),
             _ => return,
         }
-        self.told = misses;
+        self.told = !self.told;
     }
 
     fn failure(&self) -> io::Result<()> {

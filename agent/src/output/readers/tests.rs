@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::log::{Log, Writer};
 use super::reader::{Counters, Reader, Step};
+use super::stream::Stream;
 use crate::event::{FlowChange, FlowEvent, FlowId, FlowSink, ResetCause, Side, WallTime};
 use crate::forge::testing::info;
 use crate::forge::{ForgeConfig, Mtu, SequenceKey, View};
@@ -326,44 +327,117 @@ fn nobody_reads() {
     late.check(&scene.told);
 }
 
+fn config() -> ForgeConfig {
+    ForgeConfig {
+        key: SequenceKey::new([7; 16]),
+        mtu: Mtu::default(),
+        view: View::default(),
+    }
+}
+
+/// A flow begins, or goes on with 1,000 bytes; handed on at once.
+fn tell(writer: &mut Writer, thousand: Option<u64>) {
+    let flow = info("10.0.0.1:40000", "10.0.0.2:443");
+    let (at, change) = match thousand {
+        None => (1, FlowChange::Begin(&flow)),
+        Some(number) => {
+            let data = FlowChange::Data {
+                from: Side::Client,
+                offset: number * 1000,
+                bytes: &[7; 1000],
+            };
+            (2 + number, data)
+        }
+    };
+    let at = WallTime(at);
+    writer.flow_event(FlowEvent {
+        flow: 1,
+        at,
+        change,
+    });
+    writer.publish(at);
+}
+
 #[test]
 fn what_a_reader_misses_is_known_while_it_stands_still() {
     let log = Arc::new(Log::new(LOG_BYTES));
     let mut writer = Writer::new(&log);
     let counters = Arc::new(Counters::default());
-    let config = ForgeConfig {
-        key: SequenceKey::new([7; 16]),
-        mtu: Mtu::default(),
-        view: View::default(),
-    };
     let format = CaptureFormat::Pcapng;
-    let mut reader = Reader::new(&log, config, format, Vec::new(), &counters).unwrap();
-    let flow = info("10.0.0.1:40000", "10.0.0.2:443");
-    let mut tell = |at, change| {
-        let at = WallTime(at);
-        writer.flow_event(FlowEvent {
-            flow: 1,
-            at,
-            change,
-        });
-        writer.publish(at);
-    };
-    tell(1, FlowChange::Begin(&flow));
+    let mut reader = Reader::new(&log, config(), format, Vec::new(), &counters).unwrap();
+    tell(&mut writer, None);
     assert_eq!(reader.step().unwrap(), Step::More);
     assert_eq!(counters.missed(&log), (0, 0));
-    for number in 0..20 {
-        tell(
-            2 + number,
-            FlowChange::Data {
-                from: Side::Client,
-                offset: number * 1000,
-                bytes: &[7; 1000],
-            },
-        );
-    }
+    (0..20).for_each(|number| tell(&mut writer, Some(number)));
     // It hasn't taken a step, and everybody knows.
     assert_eq!(counters.missed(&log), (1, 20_000));
     assert_eq!(reader.step().unwrap(), Step::More);
     assert_eq!(counters.missed(&log), (1, 20_000));
-    assert_eq!(counters.misses(&log), None);
+    assert_eq!(counters.misses(&log), Some(0));
+}
+
+#[test]
+fn what_a_reader_leaves_behind_is_counted() {
+    // What was told before it leaves; missed, waiting.
+    for (told, expected) in [(3, (0, 0, 3_000)), (20, (1, 20_000, 0))] {
+        let log = Arc::new(Log::new(LOG_BYTES));
+        let mut writer = Writer::new(&log);
+        let counters = Arc::new(Counters::default());
+        let format = CaptureFormat::Pcapng;
+        let mut reader = Reader::new(&log, config(), format, Vec::new(), &counters).unwrap();
+        tell(&mut writer, None);
+        assert_eq!(reader.step().unwrap(), Step::More);
+        (0..told).for_each(|number| tell(&mut writer, Some(number)));
+        drop(reader);
+        let (behind, missed) = counters.missed(&log);
+        assert_eq!((behind, missed, counters.unread(&log)), expected);
+        // What comes later isn't its loss.
+        tell(&mut writer, Some(told));
+        assert_eq!(counters.missed(&log), (behind, missed));
+        assert_eq!(log.held_bytes(), 0);
+    }
+}
+
+/// Who stands still and then goes away doesn't read on.
+#[test]
+fn a_reader_that_is_gone_is_said_to_be() {
+    let (theirs, ours) = std::io::pipe().unwrap();
+    let ours = std::os::fd::OwnedFd::from(ours).into();
+    let mut stream = Stream::new("a pipe", ours, config());
+    let flow = info("10.0.0.1:40000", "10.0.0.2:443");
+    let event = |change| FlowEvent {
+        flow: 1,
+        at: WallTime(1),
+        change,
+    };
+    stream.flow_event(event(FlowChange::Begin(&flow)));
+    let mut said = Vec::new();
+    let mut offset = 0;
+    while !said
+        .iter()
+        .any(|line: &String| line.contains("stands still"))
+    {
+        let bytes = &[7; 1 << 20];
+        stream.flow_event(event(FlowChange::Data {
+            from: Side::Client,
+            offset,
+            bytes,
+        }));
+        offset += bytes.len() as u64;
+        stream.release(WallTime(1)).unwrap();
+        said.extend(stream.take_complaints());
+    }
+    drop(theirs);
+    let error = loop {
+        if let Err(error) = stream.release(WallTime(1)) {
+            break error;
+        }
+    };
+    said.extend(stream.take_complaints());
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[1].contains("its reader is gone"), "{said:?}");
+    let stats = stream.stats();
+    assert_eq!(stats.behind, 1);
+    assert!(stats.missed_bytes > 32 << 20, "{stats:?}");
 }
