@@ -20,6 +20,9 @@ pub struct SendStats {
     pub outages: u64,
     /// Frames lost since they are larger than what is taken now: an MTU was made smaller.
     pub too_large: u64,
+    /// Times that a router said that it has dropped one for its size. It was counted as sent; routers don't say so of
+    /// each.
+    pub dropped_on_way: u64,
 }
 
 /// From where on the packets of conversations were lost.

@@ -44,6 +44,9 @@ const WAITING_BYTES: usize = 512 << 10;
 
 /// How often a full queue is tried again, a millisecond apart.
 const TRIES_WHEN_FULL: u32 = 100;
+/// How often a datagram is sent again for which there is word that one was too large: a router may have said so of ones
+/// before it.
+const TRIES_TOO_LARGE: u32 = 3;
 /// How often it is tried whether the kernel sends again, and whether somebody has answered.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -215,8 +218,16 @@ impl VxlanSink {
             return;
         }
         self.looked_at = now;
-        for error in self.sockets.iter().flat_map(SensorSocket::answers) {
-            self.trouble.answered(&error, now);
+        let answers: Vec<_> = self
+            .sockets
+            .iter()
+            .flat_map(SensorSocket::answers)
+            .collect();
+        for error in answers {
+            match error.raw_os_error() {
+                Some(libc::EMSGSIZE) => self.narrowed(),
+                _ => self.trouble.answered(&error, now),
+            }
         }
         let first = &self.sockets[0];
         self.trouble.look(now, || first.probe());
@@ -234,7 +245,7 @@ impl VxlanSink {
     }
 
     fn send_batch(&mut self, lane: usize, mut numbers: &[usize]) {
-        let mut full = 0;
+        let (mut full, mut large) = (0, 0);
         let mut failed = None;
         while !numbers.is_empty() {
             if self.trouble.is_refused() {
@@ -252,7 +263,7 @@ impl VxlanSink {
             let datagrams = burst.iter().map(|number| self.waiting.datagram(*number));
             match self.sockets[lane].send(datagrams) {
                 Ok(sent) => {
-                    full = 0;
+                    (full, large) = (0, 0);
                     // That was about packets before these.
                     if let Some(error) = failed.take() {
                         self.trouble.answered(&error, Instant::now());
@@ -266,7 +277,10 @@ impl VxlanSink {
                         full += 1;
                         std::thread::sleep(Duration::from_millis(1));
                     }
+                    // A router's word on one before, which the queue of errors has, too, for the next look.
+                    Some(libc::EMSGSIZE) if large < TRIES_TOO_LARGE => large += 1,
                     Some(libc::EMSGSIZE) => {
+                        large = 0;
                         self.too_large();
                         numbers = &numbers[1..];
                     }
@@ -288,6 +302,20 @@ impl VxlanSink {
         self.stats.frames += numbers.len() as u64;
         self.stats.bytes += sent_bytes as u64;
         self.pacer.sent(sent_bytes);
+    }
+
+    /// A router has dropped a datagram for its size. From now on the kernel cuts those.
+    fn narrowed(&mut self) {
+        if self.stats.dropped_on_way == 0 {
+            let complaint = format!(
+                "the way to {} has become narrower: a router there has dropped packets, which are LOST, and larger \
+                 ones are sent in fragments from now on, which sensors may not take; make the MTU on the way larger, \
+                 or restart sslcollector to have smaller packets",
+                self.trouble.name()
+            );
+            self.trouble.complain(complaint);
+        }
+        self.stats.dropped_on_way += 1;
     }
 
     fn too_large(&mut self) {
@@ -365,6 +393,61 @@ mod tests {
     fn what_stands_around_a_packet() {
         assert_eq!(overhead("10.0.0.5".parse().unwrap(), false), 50);
         assert_eq!(overhead("fd07::1".parse().unwrap(), true), 74);
+    }
+
+    /// A router's word that a datagram was too large comes in the place of a later one, which isn't lost for it.
+    #[test]
+    fn a_way_that_has_become_narrower() {
+        mirror_tests::network::enter_new_namespace();
+        mirror_tests::network::ip("link set lo up");
+        let sensor = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let patience = Some(Duration::from_secs(60));
+        sensor.set_read_timeout(patience).unwrap();
+        let there = sensor.local_addr().unwrap();
+        let (to, vni) = (there.to_string().parse().unwrap(), "7".parse().unwrap());
+        let mut sink = VxlanSink::open(&to, vni, false, None).unwrap();
+        let send = |sink: &mut VxlanSink, frame: &[u8]| {
+            let (at, comment) = (WallTime(0), None);
+            sink.packet(Packet { at, frame, comment }).unwrap();
+            sink.send_waiting();
+        };
+        send(&mut sink, b"first");
+        let mut bytes = [0; 64];
+        let (_, from) = sensor.recv_from(&mut bytes).unwrap();
+        router_says_too_large(from, there);
+        // It has come when the socket says so.
+        let lane = &sink.sockets[lane_of(b"second")];
+        lane.wait_for_word();
+        send(&mut sink, b"second");
+        let count = sensor.recv(&mut bytes).unwrap();
+        assert_eq!(bytes[VXLAN_HEADER_BYTES..count], *b"second");
+        sink.looked_at -= LOOK_EVERY;
+        sink.look();
+        let stats = sink.stats();
+        let lost = (stats.too_large, stats.lost, stats.dropped_on_way);
+        assert_eq!((stats.frames, lost), (2, (0, 0, 1)));
+        let said = sink.take_complaints();
+        assert!(said.len() == 1 && said[0].contains("narrower"), "{said:?}");
+    }
+
+    /// ICMP "fragmentation needed" (RFC 792, RFC 1191 section 4) for a datagram between these two.
+    fn router_says_too_large(from: SocketAddr, to: SocketAddr) {
+        use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+        let mtu = 1400_u16.to_be_bytes();
+        let mut message = vec![3, 4, 0, 0, 0, 0, mtu[0], mtu[1]];
+        // The datagram's IP header, of which addresses and protocol are looked at, and that of UDP.
+        message.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+        message.extend([127, 0, 0, 1, 127, 0, 0, 1]);
+        message.extend(from.port().to_be_bytes());
+        message.extend(to.port().to_be_bytes());
+        message.extend([0x05, 0xc8, 0, 0]);
+        let mut sum = crate::wire::Checksum::default();
+        sum.add(&message);
+        message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP));
+        let raw = raw.expect("a raw socket (needs root)");
+        let nobody = SocketAddr::new(to.ip(), 0);
+        sendto(&raw, &message, SendFlags::empty(), &nobody).unwrap();
     }
 
     /// A kernel's answer isn't the end, and that answers stop is noticed.

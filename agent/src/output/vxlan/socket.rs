@@ -80,17 +80,27 @@ impl SensorSocket {
         self.0.send(&[]).map(drop)
     }
 
-    /// What was answered to datagrams since the last look. A send tells that, too, in its own place; but a system call
-    /// that has sent some of its datagrams keeps the error of the next one to itself.
+    /// What was answered to datagrams since the last look; EMSGSIZE: one was too large for the way. A send tells that,
+    /// too, in its own place; but a system call that has sent some of its datagrams keeps the error of the next one to
+    /// itself.
     pub(super) fn answers(&self) -> Vec<io::Error> {
-        let mut answers = Vec::new();
-        while let Some(told) = self.next_told() {
-            // Of what the kernel itself has refused the sends tell; a way that has become narrower is no answer.
-            if told.is_answer && told.error.raw_os_error() != Some(libc::EMSGSIZE) {
-                answers.push(told.error);
-            }
-        }
-        answers
+        // Of what the kernel itself has refused the sends tell.
+        let told = std::iter::from_fn(|| self.next_told());
+        let answers = told.filter(|told| told.is_answer);
+        answers.map(|told| told.error).collect()
+    }
+
+    /// Waits until something was answered, which stays to be told.
+    #[cfg(test)]
+    pub(super) fn wait_for_word(&self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let patience = rustix::time::Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        let mut ends = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut ends, Some(&patience)).unwrap();
+        assert!(ends[0].revents().contains(PollFlags::ERR), "no answer");
     }
 
     /// The next one in the queue of errors (ip(7), `IP_RECVERR`).
