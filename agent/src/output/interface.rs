@@ -17,6 +17,7 @@
 //! Where that is asked for, the kernel cuts them: see [`Batch`].
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -295,7 +296,7 @@ impl InterfaceSink {
                     self.lose("has no carrier");
                 }
                 Ok(sent) => {
-                    let shrunk = self.has_shrunk();
+                    let shrunk = self.has_shrunk(next..next + sent);
                     let mut sent_bytes = 0;
                     for number in next..next + sent {
                         match self.waiting.outgoing(number).cut {
@@ -321,7 +322,7 @@ impl InterfaceSink {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     Some(libc::EMSGSIZE) => {
-                        self.too_large(1);
+                        self.too_large(self.waiting.frames(next));
                         next += 1;
                     }
                     Some(libc::EAGAIN | libc::ENOBUFS) => self.lose("takes no more packets"),
@@ -339,10 +340,11 @@ impl InterfaceSink {
         self.waiting.clear();
     }
 
-    /// Whether the kernel cuts packets for an interface that no longer takes them.
-    fn has_shrunk(&mut self) -> bool {
+    /// Whether some of these were for the kernel to cut, and the interface no longer takes what it makes of them.
+    fn has_shrunk(&mut self, sent: Range<usize>) -> bool {
+        let mut cut = sent.map(|number| self.waiting.outgoing(number).cut);
         let mtu = self.mtu.bytes().into();
-        let shrunk = self.kernel_cuts
+        let shrunk = cut.any(|cut| cut.is_some())
             && self
                 .socket
                 .mtu_bytes(&self.name)
@@ -351,10 +353,16 @@ impl InterfaceSink {
         shrunk
     }
 
+    /// So many frames of one packet were lost for their size.
     fn too_large(&mut self, frames: u64) {
         if self.stats.too_large == 0 {
+            let cuts = match self.wire_only {
+                true => "; until it has its MTU back, it is sent to as without --wire-only",
+                false => "",
+            };
             self.complaints.push(format!(
-                "{} takes no packets of {} bytes any more: restart sslcollector after making its MTU smaller",
+                "{} takes no packets of {} bytes any more: those are LOST; restart sslcollector after making its MTU \
+                 smaller{cuts}",
                 self.name,
                 self.mtu.bytes()
             ));
@@ -379,5 +387,100 @@ impl PacketSink for InterfaceSink {
         self.look();
         self.send_batch();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror_tests::network::{enter_new_namespace, ip};
+    use mirror_tests::process::until;
+
+    use super::*;
+    use crate::event::{FlowChange, FlowEvent, FlowSink, Side, WallTime};
+    use crate::forge::testing::info;
+    use crate::forge::{ForgeConfig, Forger, SequenceKey, View};
+
+    /// Frames by whether they fit an MTU of 1400 bytes.
+    #[derive(Default)]
+    struct Sizes {
+        small: u64,
+        large: u64,
+    }
+
+    impl PacketSink for Sizes {
+        fn packet(&mut self, packet: Packet<'_>) -> io::Result<()> {
+            match packet.frame.len() <= 1400 + ETHERNET_HEADER_BYTES {
+                true => self.small += 1,
+                false => self.large += 1,
+            }
+            Ok(())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Three answers, each of which the kernel is to cut.
+    fn forge<P: PacketSink>(sink: P) -> P {
+        let config = ForgeConfig {
+            key: SequenceKey::new([7; 16]),
+            mtu: Mtu::default(),
+            view: View::default(),
+        };
+        let flow = info("10.0.0.1:40000", "10.0.0.2:443");
+        let mut forger = Forger::new(config, sink);
+        let mut tell = |change| {
+            forger.flow_event(FlowEvent {
+                flow: 1,
+                at: WallTime(1),
+                change,
+            });
+        };
+        tell(FlowChange::Begin(&flow));
+        for offset in [0, 16_384, 32_768] {
+            tell(FlowChange::Data {
+                from: Side::Server,
+                offset,
+                bytes: &[1; 16_384],
+            });
+        }
+        forger.into_sink()
+    }
+
+    /// What no longer fits is lost, frame by frame, whoever was to cut it; nothing else is.
+    #[test]
+    fn wire_only_on_an_interface_that_has_shrunk() {
+        enter_new_namespace();
+        ip("link add mirror0 type veth peer name mirror0-tap");
+        leave_cutting_to_kernel("mirror0").unwrap();
+        ip("link set mirror0-tap up");
+        ip("link set mirror0 up");
+        let socket = PacketSocket::new().unwrap();
+        until("a carrier", || {
+            socket.is_running("mirror0").ok().filter(|runs| *runs)
+        });
+        let expected = forge(Sizes::default());
+        assert_eq!(expected.large, 3 * 11);
+        let mut sink = InterfaceSink::open("mirror0", None).unwrap();
+        sink.for_wire_only();
+        assert!(sink.kernel_cuts, "{:?}", sink.complaints);
+        // It sends a few at a time, and hasn't looked at the interface since.
+        sink.pacer = Pacer::new(Pace::bits_per_s(1e7));
+        let mut sink = forge(sink);
+        ip("link set mirror0 mtu 1400");
+        sink.looked_at = Instant::now() + Duration::from_secs(600);
+        sink.send_batch();
+        let SendStats {
+            frames, too_large, ..
+        } = sink.stats();
+        // With the last frame of each answer, which alone would have fitted.
+        assert_eq!(too_large, expected.large + 3);
+        assert_eq!(frames, expected.small - 3);
+        let said = sink.take_complaints();
+        assert!(
+            said.len() == 1 && said[0].contains("as without --wire-only"),
+            "{said:?}"
+        );
     }
 }
