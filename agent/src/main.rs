@@ -32,6 +32,10 @@ const FAILURE: u8 = 1;
 fn main() -> ExitCode {
     // First: it goes by the numbers of the descriptors that were open before anything of ours.
     let kept = inherited::take();
+    if let Err(error) = signals::survive_size_limit() {
+        run::say(&format!("can't catch signals: {error}"));
+        return ExitCode::from(FAILURE);
+    }
     let invocation = match cli::read(std::env::args_os().collect()) {
         Ok(invocation) => invocation,
         Err(Misuse::CommandLine(error)) => error.exit(),

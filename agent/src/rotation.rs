@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::helper::Helper;
+use rustix::process::{Resource, getrlimit};
 
 /// When a file is followed by another, and how many stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(crate) struct CaptureFile {
     opened: Instant,
     /// Bytes of all files before this one.
     before: u64,
+    /// So many it may have at most, as far as is known (RLIMIT_FSIZE).
+    limit: Option<u64>,
 }
 
 impl CaptureFile {
@@ -58,6 +61,7 @@ impl CaptureFile {
             helper,
             opened: Instant::now(),
             before: 0,
+            limit: size_limit(),
         };
         let file = match choice.is_wanted() {
             true => open_next(base, choice.keep)?,
@@ -72,9 +76,17 @@ impl CaptureFile {
         most.is_some_and(|most| self.opened.elapsed() >= most)
     }
 
-    /// Whether it has as much as it may have. `bytes` tells how many are in all files so far.
+    /// Whether others follow it without anybody's asking.
+    pub(crate) fn is_rotated(&self) -> bool {
+        self.choice.is_wanted()
+    }
+
+    /// Whether it has as much as it may have. `bytes` tells how many are in all files so far, about.
     pub(crate) fn is_full(&self, bytes: impl FnOnce() -> u64) -> bool {
-        let most = self.choice.bytes;
+        // Before the limit is met: what doesn't fit is lost.
+        let limit = self.limit.filter(|_| self.is_rotated());
+        let limit = limit.map(|bytes| bytes - bytes / 4);
+        let most = self.choice.bytes.into_iter().chain(limit).min();
         most.is_some_and(|most| bytes().saturating_sub(self.before) >= most)
     }
 
@@ -99,6 +111,7 @@ impl CaptureFile {
     pub(crate) fn began(&mut self, bytes: u64) {
         self.opened = Instant::now();
         self.before = bytes;
+        self.limit = size_limit();
     }
 }
 
@@ -118,6 +131,11 @@ pub(crate) fn open_next(base: &Path, keep: Option<usize>) -> io::Result<File> {
         }
     }
     Ok(file)
+}
+
+/// How large a file may be that this process writes.
+fn size_limit() -> Option<u64> {
+    getrlimit(Resource::Fsize).current
 }
 
 /// A capture holds clear text: nobody but its owner may read it.

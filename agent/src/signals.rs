@@ -1,7 +1,12 @@
 //! Signals as requests that the main loop asks for.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use rustix::process::Signal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 
@@ -30,12 +35,22 @@ pub(crate) enum Request {
     PrintCounts,
 }
 
+/// From now on a write that would make a file larger than this process may (RLIMIT_FSIZE, `LimitFSIZE=`) fails with
+/// EFBIG, and doesn't end the process. Caught, not ignored: that would be handed on to programs that are run.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn survive_size_limit() -> io::Result<()> {
+    // What the write says is enough.
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
+}
+
 impl Signals {
     /// From now on signals wait here. Where it `serves`, SIGHUP isn't for a program that it runs.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn catch(serves: bool) -> std::io::Result<Self> {
+    pub(crate) fn catch(serves: bool) -> io::Result<Self> {
         let signals = SignalsInfo::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1])?;
         Ok(Self { signals, serves })
     }

@@ -122,11 +122,14 @@ impl FileEnd {
     /// Goes on with a file that isn't written, if that can be. Looks `at_once`, or when it is time to.
     fn recover(&mut self, at: WallTime, at_once: bool) -> io::Result<()> {
         let mut hope = self.sink().look(at_once);
-        if hope == Hope::Elsewhere {
-            match &self.file {
-                Some(file) if !file.is_last() => self.begin_next(at)?,
-                _ => return self.sink().failure().map_or(Ok(()), Err),
-            }
+        let next = self.file.as_ref().filter(|file| !file.is_last());
+        match (hope, next) {
+            (Hope::Elsewhere, None) => return self.sink().failure().map_or(Ok(()), Err),
+            (Hope::Elsewhere, Some(_)) => self.begin_next(at)?,
+            (Hope::Next, Some(file)) if file.is_rotated() => self.begin_next(at)?,
+            _ => {}
+        }
+        if matches!(hope, Hope::Elsewhere | Hope::Next) {
             hope = self.sink().look(true);
         }
         if hope == Hope::Room {
@@ -160,6 +163,25 @@ impl FileEnd {
         !sink.is_lost() || sink.packets() > 0
     }
 
+    /// Begins another file because somebody has asked for it, or one couldn't be begun before. That pushes out none, as
+    /// time does, before it can be written itself.
+    fn turn_as_asked(&mut self, at: WallTime) -> io::Result<()> {
+        let waits = self.stuck.is_some_and(|tried| tried.elapsed() < TRY_AGAIN);
+        if waits || !self.may_turn() {
+            return Ok(());
+        }
+        if self.sink().has_room_beside() {
+            return self.begin_next(at);
+        }
+        if self.stuck.replace(Instant::now()).is_none() {
+            self.complaints.push(
+                "no room for another file: goes on in the one before until there is; free some space"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
     /// What the packets that were forged take in files, about: each has a block of its own.
     fn file_bytes(&mut self) -> u64 {
         const BLOCK_BYTES: u64 = 36;
@@ -185,14 +207,21 @@ impl End for FileEnd {
         window.release(until)?;
         window.sink_mut().flush()?;
         self.recover(until, false)?;
-        match (self.wants_next || self.is_old()) && self.may_turn() {
-            true => self.begin_next(until),
+        if self.is_old() && self.may_turn() {
+            return self.begin_next(until);
+        }
+        match self.wants_next {
+            true => self.turn_as_asked(until),
             false => Ok(()),
         }
     }
 
     fn turn_over(&mut self, at: WallTime) -> io::Result<()> {
-        self.begin_next(at)
+        self.wants_next = self.file.is_some();
+        match self.wants_next {
+            true => self.turn_as_asked(at),
+            false => Ok(()),
+        }
     }
 
     fn finish(&mut self, at: WallTime) -> io::Result<()> {

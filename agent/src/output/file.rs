@@ -2,7 +2,8 @@
 //!
 //! Blocks are written whole or not at all: what a failing write has left of one is cut off again, so the file is
 //! complete whenever nobody writes to it. A disk that takes no more is waited for. Packets are lost meanwhile, which
-//! is counted and said, and [`FileSink::resume`] tells when the flows have to begin anew.
+//! is counted and said, and [`FileSink::resume`] tells when the flows have to begin anew. A file that is as large as one
+//! may be (EFBIG; whoever runs this catches SIGXFSZ) is no different, but that another one takes what follows.
 //!
 //! ```text
 //!            write fails: cut behind the last whole block
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fstatvfs};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::losses::{Losses, SendStats};
 use super::pcapng::{PcapngWriter, blocks, frame};
@@ -79,6 +81,8 @@ pub enum Hope {
     None,
     /// There is room again: [`FileSink::resume`].
     Room,
+    /// It is as large as a file may be: [`FileSink::replace`], where others may follow it.
+    Next,
     /// Somebody has removed it or changed it: [`FileSink::replace`].
     Elsewhere,
 }
@@ -172,10 +176,17 @@ impl FileSink {
         if outage.spoilt || !self.file.metadata().is_ok_and(same) {
             return Hope::Elsewhere;
         }
-        match has_room(&self.file, self.end) {
-            true => Hope::Room,
-            false => Hope::None,
+        match room(&self.file, self.end) {
+            Room::Here => Hope::Room,
+            // One that takes not even a packet is followed by none that takes more.
+            Room::Beside if self.packets > 0 => Hope::Next,
+            Room::Beside | Room::None => Hope::None,
         }
+    }
+
+    /// Whether another file beside this one could be written for a while now.
+    pub fn has_room_beside(&self) -> bool {
+        room(&self.file, self.end) != Room::None
     }
 
     /// Writes again. Returns what was lost: live flows have to begin anew behind it. Nothing: it still can't.
@@ -333,8 +344,12 @@ impl PacketSink for FileSink {
 fn trouble(name: &str, cause: &io::Error) -> String {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match cause.kind() {
-        StorageFull | QuotaExceeded | FileTooLarge => format!(
+        StorageFull | QuotaExceeded => format!(
             "no room left for {name}: packets are LOST until there is; free some space, and it goes on by itself"
+        ),
+        FileTooLarge => format!(
+            "{name} is as large as a file may be (ulimit -f, LimitFSIZE=, or its file system's limit): packets are LOST \
+             until another one is begun, by --rotate-size or SIGHUP, or the limit is raised (prlimit --fsize)"
         ),
         _ => format!("can't write {name}: {cause}; packets are LOST until it can be written"),
     }
@@ -379,14 +394,34 @@ fn cut(file: &mut File, end: u64, left: usize) -> io::Result<()> {
     file.seek(SeekFrom::Start(end)).map(drop)
 }
 
-/// Whether a file that ends at `end` may grow for a while. Nothing of it changes.
-fn has_room(file: &File, end: u64) -> bool {
-    match fallocate(file, FallocateFlags::KEEP_SIZE, end, ROOM_BYTES) {
+/// Where bytes could be written for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Here,
+    /// In another file alone: this one is as large as one may be.
+    Beside,
+    None,
+}
+
+/// Where there is room for more than a file has that ends at `end`. Nothing of it changes.
+fn room(file: &File, end: u64) -> Room {
+    let on_disk = || {
+        fstatvfs(file).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM_BYTES)
+    };
+    let or_none = |has_room: bool, room| if has_room { room } else { Room::None };
+    // Some file systems look at the limit when they write, not before.
+    let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    let left = most.saturating_sub(end);
+    if left == 0 || left < ROOM_BYTES.min(most / 2) {
+        return or_none(on_disk(), Room::Beside);
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, end, ROOM_BYTES.min(left)) {
         // What was reserved is given back: others may need it first.
-        Ok(()) => file.set_len(end).is_ok(),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => fstatvfs(file)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM_BYTES),
-        Err(_) => false,
+        Ok(()) => or_none(file.set_len(end).is_ok(), Room::Here),
+        // It isn't the process's limit: it is the file system's.
+        Err(Errno::FBIG) => or_none(on_disk(), Room::Beside),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => or_none(on_disk(), Room::Here),
+        Err(_) => Room::None,
     }
 }
 
