@@ -31,8 +31,8 @@ const IDLE: Duration = Duration::from_millis(20);
 const STEPS_TOLD: u64 = 8;
 /// How often a reader who takes its time is looked at.
 const LOOK: Duration = Duration::from_millis(5);
-/// After which time whoever still has a ring behind the program's end is said to go on; how often the helper is
-/// looked at.
+/// After which time whoever still has a ring behind the program's end is said to go on, and a reader who takes its time
+/// to be waited for; how often the helper is looked at.
 const NOTICE: Duration = Duration::from_millis(500);
 
 /// Mirrors as the settings say, and goes on with what the service manager has `kept`. Returns the status to exit with.
@@ -94,6 +94,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
         broken: None,
         blind: false,
         hurried: false,
+        ending: false,
     };
     let (status, program) = match &settings.mode {
         Mode::Serve { socket } => {
@@ -159,6 +160,8 @@ struct Agent<'s> {
     blind: bool,
     /// Somebody has asked for the end: nobody is waited for longer than has to be.
     hurried: bool,
+    /// Nothing more comes.
+    ending: bool,
 }
 
 impl Agent<'_> {
@@ -305,9 +308,17 @@ impl Agent<'_> {
         mapper.finish(now, column);
         note_settled(mapper, intake);
         let at = mapper.wall(now);
-        self.column.end(at);
+        self.ending = true;
+        let ended = self.column.end(at);
+        self.note(ended);
         // Who reads at a pipe may take its time, as of any program, until somebody asks for the end.
+        let since = Instant::now();
+        let mut told = false;
         while !self.hurried && self.column.is_awaited() {
+            if !told && since.elapsed() > NOTICE {
+                told = true;
+                say("what is left waits for its reader; Ctrl-C ends");
+            }
             let mut requests = signals.pending();
             self.hurried = requests.any(|request| matches!(request, Request::Stop { .. }));
             std::thread::sleep(LOOK);
@@ -325,7 +336,12 @@ impl Agent<'_> {
             .for_each(|line| say(line));
         for output in broken {
             self.blind |= output.last;
-            if !output.last {
+            if self.ending {
+                // The first failure is what this command ends with.
+                if !output.is_failure() || self.broken.is_some() {
+                    say(&output.to_string());
+                }
+            } else if !output.last {
                 say(&format!("{output}; the other output goes on"));
             } else if matches!(self.settings.mode, Mode::Run(_)) {
                 say(&format!("{output}; the program goes on"));

@@ -13,7 +13,7 @@ use mirror_tests::rules::{self, Rule};
 use mirror_tests::service::Agent;
 use mirror_tests::streams::{Flow, flows};
 use mirror_tests::talkers::{Talkers, judge};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 struct Scenario<'p> {
     nginx: Nginx<'p>,
@@ -40,6 +40,16 @@ impl<'p> Scenario<'p> {
             agent,
             talkers,
         }
+    }
+
+    /// No file of the agent's may have more than so many bytes from now on. It has to be our user's.
+    fn limit_files(&self, bytes: u64) {
+        let agent = Pid::from_raw(self.agent.process.id().cast_signed());
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: None,
+        };
+        prlimit(agent, Resource::Fsize, limit).expect("a limit");
     }
 
     /// Waits until the agent has said these words so often.
@@ -72,6 +82,7 @@ fn lost(report: &str) -> u64 {
 }
 
 const FULL: &str = "no room left for";
+const TOO_LARGE: &str = "is as large as a file may be (ulimit";
 const AGAIN: &str = "is written again";
 
 #[test]
@@ -133,6 +144,8 @@ fn an_agent_ends_on_a_full_disk() {
     let said = scenario.agent.said();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("the capture ends there"), "{said}");
+    // The report has what became of it, although it is broken.
+    assert!(lost(&said) > 0, "{said}");
     scenario.nginx.quit();
     let captures = disk.captures();
     assert_eq!(captures, [disk.path("out.00001.pcapng")]);
@@ -165,4 +178,79 @@ fn files_that_are_kept_fill_a_small_disk() {
     let restarted = flows.iter().any(|flow| flow.comment.contains("restarted="));
     assert!(restarted, "{}", scenario.agent.said());
     judge(&flows, &truths);
+}
+
+#[test]
+fn people_who_ask_for_another_file_lose_none_for_it() {
+    let place = Place::new(&[1, 20_000]);
+    let disk = Disk::new(&place.path("disk"), 64);
+    let options = ["--rotate-size", "1G", "--keep", "2"];
+    let mut scenario = Scenario::start(&place, &disk, &options);
+    let names = |numbers: [u32; 2]| numbers.map(|n| disk.path(&format!("out.{n:05}.pcapng")));
+    let filled = |file: &PathBuf| fs::metadata(file).is_ok_and(|file| file.len() > 1 << 20);
+    until("a file", || filled(&names([1, 2])[0]).then_some(()));
+    scenario.agent.signal(Signal::HUP);
+    until("another one", || filled(&names([1, 2])[1]).then_some(()));
+    disk.fill();
+    scenario.wait_for(FULL, 1);
+    scenario.talkers.until_they_go_on();
+    // The counts are printed behind what SIGHUP does.
+    scenario.agent.signal(Signal::HUP);
+    scenario.agent.signal(Signal::USR1);
+    scenario.wait_for(" of clear text LOST while ", 1);
+    assert_eq!(disk.captures(), names([1, 2]));
+    disk.empty();
+    scenario.wait_for(AGAIN, 1);
+    until("a third one", || {
+        (disk.captures() == names([2, 3])).then_some(())
+    });
+    scenario.talkers.until_they_go_on();
+    let truths = scenario.talkers.end();
+    scenario.agent.end_well();
+    scenario.nginx.quit();
+    judge(&flows_of(&disk.captures()), &truths);
+}
+
+#[test]
+fn a_file_that_is_as_large_as_one_may_be() {
+    let place = Place::new(&[1, 20_000]);
+    let disk = Disk::new(&place.path("disk"), 256);
+    let mut scenario = Scenario::start(&place, &disk, &["--user", "root"]);
+    scenario.limit_files(2 << 20);
+    scenario.wait_for(TOO_LARGE, 1);
+    scenario.talkers.until_they_go_on();
+    scenario.limit_files(8 << 20);
+    scenario.wait_for(AGAIN, 1);
+    scenario.wait_for(TOO_LARGE, 2);
+    scenario.talkers.until_they_go_on();
+    let truths = scenario.talkers.end();
+    scenario.agent.signal(Signal::TERM);
+    let status = scenario.agent.process.wait();
+    let said = scenario.agent.said();
+    assert_eq!(status.code(), Some(1), "{said}");
+    scenario.nginx.quit();
+    let captures = disk.captures();
+    assert_eq!(captures, [disk.path("out.pcapng")]);
+    let seen = judge(&flows_of(&captures), &truths);
+    let missing: u64 = seen.iter().map(|seen| seen.missing).sum();
+    assert_eq!(missing, lost(&said), "{said}");
+}
+
+/// The first one meets a limit that comes while it is written. Those behind it end before they do.
+#[test]
+fn files_as_large_as_they_may_be_follow_one_another() {
+    let place = Place::new(&[1, 20_000]);
+    let disk = Disk::new(&place.path("disk"), 256);
+    let mut scenario = Scenario::start(&place, &disk, &["--rotate-size", "1G", "--user", "root"]);
+    scenario.limit_files(4 << 20);
+    scenario.wait_for(TOO_LARGE, 1);
+    scenario.wait_for(AGAIN, 1);
+    until("more files", || (disk.captures().len() >= 4).then_some(()));
+    let truths = scenario.talkers.end();
+    let report = scenario.agent.end_well();
+    scenario.nginx.quit();
+    assert_eq!(report.matches(TOO_LARGE).count(), 1, "{report}");
+    let seen = judge(&flows_of(&disk.captures()), &truths);
+    let missing: u64 = seen.iter().map(|seen| seen.missing).sum();
+    assert_eq!(missing, lost(&report), "{report}");
 }

@@ -1,5 +1,6 @@
 //! `-w -`: whoever reads there stands still, reads on, goes away. Nobody else waits for it, and what it gets is true.
 
+use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -21,6 +22,25 @@ use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
 const SERVE: [&str; 6] = ["-I", "none", "--ring-size", "64M", "-w", "-"];
+
+const READERS: [&str; 4] = [
+    "--pcap-over-ip",
+    "127.0.0.1:0",
+    "--pcap-over-ip-format",
+    "pcapng",
+];
+
+/// A reader of PCAP-over-IP where sslcollector says that they connect.
+fn connect(said: impl Fn() -> String) -> TcpStream {
+    let address: SocketAddr = until("a place to read", || {
+        let said = said();
+        let (_, rest) = said.split_once("readers of PCAP-over-IP connect to ")?;
+        rest.lines().next()?.parse().ok()
+    });
+    let reader = TcpStream::connect(address).expect("a reader");
+    until("a reader", || said().contains(" connected").then_some(()));
+    reader
+}
 
 fn fetch(place: &Place, port: u16, transfer: &Transfer) {
     let server = (IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -81,22 +101,8 @@ fn start<'p>(place: &'p Place, options: &[&str]) -> (Agent, Nginx<'p>, ChildStdo
 #[test]
 fn a_reader_who_stands_still_and_reads_on() {
     let place = Place::new(&[20_000, 20 * MIB]);
-    let readers = [
-        "--pcap-over-ip",
-        "127.0.0.1:0",
-        "--pcap-over-ip-format",
-        "pcapng",
-    ];
-    let (agent, nginx, stdout) = start(&place, &readers);
-    let address: SocketAddr = until("a place to read", || {
-        let said = agent.said();
-        let (_, rest) = said.split_once("readers of PCAP-over-IP connect to ")?;
-        rest.lines().next()?.parse().ok()
-    });
-    let other = TcpStream::connect(address).expect("a reader");
-    until("a reader", || {
-        agent.said().contains(" connected").then_some(())
-    });
+    let (agent, nginx, stdout) = start(&place, &READERS);
+    let other = connect(|| agent.said());
     let (other, heard) = read_on(other);
     let mut transfers: Vec<_> = (0..6)
         .map(|number| Transfer {
@@ -179,7 +185,7 @@ fn a_reader_who_goes_away_has_had_enough() {
     );
 }
 
-/// A program that has ended isn't hurried: its reader may begin when it likes.
+/// A program that has ended isn't hurried: its reader may begin when it likes. Nobody else waits for that.
 #[test]
 fn a_program_that_is_run_waits_for_its_reader() {
     let place = Place::new(&[20 * MIB]);
@@ -188,18 +194,38 @@ fn a_program_that_is_run_waits_for_its_reader() {
     let transfer = Transfer::get("get", 20 * MIB);
     let server = (IpAddr::V4(Ipv4Addr::LOCALHOST), nginx.port);
     let script = transfer.script(&place, server, Tls::V1_3);
-    let script = format!("{script}\ntouch {}", place.path("ended").display());
-    let mut command = sslcollector::run_to(Path::new("-"), &["--ring-size", "64M"]);
+    let go = place.path("go");
+    output_of(Command::new("mkfifo").arg(&go));
+    // It stands until somebody writes there.
+    let script = format!("cat {}\n{script}", go.display());
+    let options = [&["--ring-size", "64M"], &READERS[..]].concat();
+    let mut command = sslcollector::run_to(Path::new("-"), &options);
     command.args(["sh", "-c", &script]);
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let said = File::create(place.path("said")).expect("a file");
+    command.stdout(Stdio::piped()).stderr(said);
     let mut process = Process::start(&mut command);
     let stdout = process.stdout().expect("a pipe");
-    until("the program's end", || {
-        place.path("ended").exists().then_some(())
+    let other = connect(|| place.text("said"));
+    let (other, _) = read_on(other);
+    std::fs::write(&go, "").expect("say that it may go on");
+    until("the other reader's end", || {
+        other.is_finished().then_some(())
+    });
+    until("that somebody is waited for", || {
+        place
+            .text("said")
+            .contains("waits for its reader")
+            .then_some(())
     });
     let (reader, _) = read_on(stdout);
     assert!(process.wait().success());
     nginx.quit();
-    let seen = reader.join().expect("a reader");
-    assert_eq!(missing(&seen, &place, &[transfer], "run"), 0);
+    let said = place.text("said");
+    for reader in [reader, other] {
+        let seen = reader.join().expect("a reader");
+        assert_eq!(
+            missing(&seen, &place, std::slice::from_ref(&transfer), &said),
+            0
+        );
+    }
 }

@@ -28,6 +28,13 @@ struct State {
     failure: Option<anyhow::Error>,
 }
 
+impl State {
+    fn has_other_failure(&self, output: &Broken) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_some_and(|failure| failure.to_string() != output.to_string())
+    }
+}
+
 impl Board {
     /// Privileges are given up: outputs that speak to others begin to, at their worker's next turn.
     pub(super) fn begin(&self) {
@@ -81,7 +88,7 @@ impl ColumnOutlet {
             begun: false,
             blind: false,
         };
-        outlet.note(Vec::new());
+        outlet.note(Vec::new(), false);
         Ok(outlet)
     }
 
@@ -98,7 +105,7 @@ impl ColumnOutlet {
     }
 
     /// Leaves word. False: no output is left.
-    fn note(&mut self, broken: Vec<Broken>) -> bool {
+    fn note(&mut self, broken: Vec<Broken>, ending: bool) -> bool {
         let mut complaints = self.column.take_complaints();
         if !complaints.is_empty() || !broken.is_empty() {
             let mut state = self.board.lock();
@@ -106,11 +113,11 @@ impl ColumnOutlet {
             complaints.retain(|line| !state.lines.contains(line));
             state.lines.extend(complaints);
             for output in broken {
-                if !output.last {
+                if !output.last && !ending {
                     state
                         .lines
                         .push(format!("{output}; the other output goes on"));
-                } else if !output.is_failure() {
+                } else if !output.is_failure() || ending && state.has_other_failure(&output) {
                     state.lines.push(output.to_string());
                 }
                 self.blind |= output.last;
@@ -134,17 +141,17 @@ impl Outlet for ColumnOutlet {
     fn release(&mut self, until: WallTime) -> bool {
         self.begin();
         let broken = self.column.release(until);
-        self.note(broken)
+        self.note(broken, false)
     }
 
     fn turn_over(&mut self, at: WallTime) {
         let broken = self.column.turn_over(at);
-        self.note(broken);
+        self.note(broken, false);
     }
 
     fn finish(&mut self, at: WallTime) -> bool {
         let broken = self.column.finish(at);
-        self.note(broken)
+        self.note(broken, true)
     }
 
     fn report(&mut self) {

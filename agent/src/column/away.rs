@@ -5,7 +5,7 @@ use std::io;
 use agent::event::{FlowEvent, FlowSink, WallTime};
 use agent::tunnel::outbox::{Outbox, OutboxStats};
 
-use super::{End, EndStats};
+use super::{End, EndStats, Waits};
 
 /// An outbox, and the way that what is in its windows takes.
 pub(super) struct AwayEnd<W> {
@@ -49,6 +49,10 @@ impl<W: Way> End for AwayEnd<W> {
     fn release(&mut self, _until: WallTime) -> io::Result<()> {
         self.outbox.flush();
         Ok(())
+    }
+
+    fn waits(&self) -> Waits {
+        Waits::Others
     }
 
     fn finish(&mut self, _at: WallTime) -> io::Result<()> {

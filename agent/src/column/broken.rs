@@ -24,18 +24,67 @@ impl Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use io::ErrorKind as Kind;
         let Self { output, error, .. } = self;
         match error.kind() {
-            io::ErrorKind::BrokenPipe => write!(
+            Kind::BrokenPipe => write!(
                 f,
-                "{output} was closed by its reader: the capture ends there"
+                "{output} was closed by its reader: the capture ends there; let the reader read on to have more, or \
+                 write to a file with -w FILE"
             ),
-            io::ErrorKind::StorageFull => write!(
+            Kind::StorageFull | Kind::QuotaExceeded => write!(
                 f,
                 "no room left for {output}: the capture ends there; \
                  free some space, or write elsewhere with -w FILE"
             ),
-            _ => write!(f, "can't write {output}: {error}; the capture ends there"),
+            Kind::FileTooLarge => write!(
+                f,
+                "{output} is as large as a file may be: the capture ends there; raise the limit (ulimit -f, \
+                 LimitFSIZE=), or have files follow one another with --rotate-size"
+            ),
+            Kind::TimedOut => write!(
+                f,
+                "can't write {output}: {error}; have its reader read faster, or write to a file with -w FILE"
+            ),
+            _ => write!(
+                f,
+                "can't write {output}: {error}; the capture ends there; see to what it says and start sslcollector \
+                 again, or write elsewhere with -w FILE"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_the_next_step() {
+        let text = |kind: io::ErrorKind| {
+            let broken = Broken {
+                output: OutputChoice::Stdout,
+                error: kind.into(),
+                last: true,
+            };
+            broken.to_string()
+        };
+        for (kind, step) in [
+            (io::ErrorKind::BrokenPipe, "let the reader read on"),
+            (io::ErrorKind::StorageFull, "free some space"),
+            (io::ErrorKind::QuotaExceeded, "free some space"),
+            (io::ErrorKind::FileTooLarge, "LimitFSIZE="),
+            (io::ErrorKind::TimedOut, "have its reader read faster"),
+            (
+                io::ErrorKind::ReadOnlyFilesystem,
+                "start sslcollector again",
+            ),
+        ] {
+            let text = text(kind);
+            assert!(
+                text.contains("standard output") && text.contains(step),
+                "{text}"
+            );
         }
     }
 }

@@ -15,7 +15,7 @@ mod vxlan;
 
 use std::io;
 
-use agent::event::{FlowEvent, FlowSink, WallTime};
+use agent::event::{FlowChange, FlowEvent, FlowSink, WallTime};
 use agent::forge::{ForgeStats, SequenceKey};
 use agent::helper::Helper;
 use agent::output::{ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats};
@@ -40,7 +40,49 @@ pub(crate) struct Column {
 
 struct Branch {
     output: OutputChoice,
-    end: Box<dyn End>,
+    state: State,
+}
+
+enum State {
+    Live(Box<dyn End>),
+    /// Nothing more is written there.
+    Over(Over),
+}
+
+/// An output that was written to its end, or as long as it could be.
+struct Over {
+    stats: Box<EndStats>,
+    /// It couldn't be written any longer.
+    broken: bool,
+    /// Clear text that came later.
+    unseen_bytes: u64,
+}
+
+impl Over {
+    fn of(end: &mut dyn End, broken: bool) -> State {
+        State::Over(Self {
+            stats: Box::new(end.stats()),
+            broken,
+            unseen_bytes: 0,
+        })
+    }
+
+    fn note(&mut self, event: FlowEvent<'_>) {
+        if let FlowChange::Data { bytes, .. } = event.change {
+            self.unseen_bytes += bytes.len() as u64;
+        }
+    }
+}
+
+/// For whom an output waits at the end. Those that wait for nobody end first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Waits {
+    /// For no other process.
+    Nobody,
+    /// For others who take what is left, within a bounded time.
+    Others,
+    /// For who reads at a pipe, as long as [`End::is_awaited`] says so.
+    Reader,
 }
 
 /// One output, from the flow events on.
@@ -69,6 +111,11 @@ trait End {
     /// As above.
     fn turn_over(&mut self, _at: WallTime) -> io::Result<()> {
         Ok(())
+    }
+
+    /// For whom [`End::finish`] waits.
+    fn waits(&self) -> Waits {
+        Waits::Nobody
     }
 
     /// Nothing more comes. Waits for nobody.
@@ -122,6 +169,19 @@ pub(crate) struct BranchStats {
     pub(crate) output: OutputChoice,
     /// What it has done.
     pub(crate) end: EndStats,
+    /// It could be written no longer before the end.
+    pub(crate) broken: bool,
+    /// Clear text that came later.
+    pub(crate) unseen_bytes: u64,
+}
+
+impl Branch {
+    fn live(&mut self) -> Option<&mut dyn End> {
+        match &mut self.state {
+            State::Live(end) => Some(&mut **end),
+            State::Over(_) => None,
+        }
+    }
 }
 
 impl Column {
@@ -152,7 +212,7 @@ impl Column {
             };
             branches.push(Branch {
                 output: output.clone(),
-                end,
+                state: State::Live(end),
             });
         }
         let mut column = Self {
@@ -168,67 +228,94 @@ impl Column {
     /// # Errors
     /// One can't; says what to do.
     pub(crate) fn begin(&mut self) -> anyhow::Result<()> {
-        let mut ends = self.branches.iter_mut().map(|branch| &mut branch.end);
-        ends.try_for_each(|end| end.begin())
+        self.live().try_for_each(|end| end.begin())
     }
 
     /// Writes what is older than `until`, and hands it on to readers. Interfaces get all there is.
     pub(crate) fn release(&mut self, until: WallTime) -> Vec<Broken> {
-        self.each(|end| end.release(until))
+        self.each(Waits::Reader, |end| end.release(until))
     }
 
     /// Begins another file, where there is one: people ask for it when they have moved the old one.
     pub(crate) fn turn_over(&mut self, at: WallTime) -> Vec<Broken> {
-        self.each(|end| end.turn_over(at))
+        self.each(Waits::Reader, |end| end.turn_over(at))
     }
 
-    /// Nothing more comes. Who reads at a pipe may be waited for as long as [`Column::is_awaited`] says so, before
-    /// [`Column::finish`].
-    pub(crate) fn end(&mut self, at: WallTime) {
-        let ends = self.branches.iter_mut().map(|branch| &mut branch.end);
-        ends.for_each(|end| end.end(at));
+    /// Nothing more comes. Finishes all but what is read at a pipe: a reader who stands still there holds back nothing
+    /// else. It may be waited for as long as [`Column::is_awaited`] says so, before [`Column::finish`].
+    pub(crate) fn end(&mut self, at: WallTime) -> Vec<Broken> {
+        self.live().for_each(|end| end.end(at));
+        let mut broken = self.finish_those(Waits::Nobody, at);
+        broken.extend(self.finish_those(Waits::Others, at));
+        broken
     }
 
     /// Whether somebody has yet to read what there is.
     pub(crate) fn is_awaited(&mut self) -> bool {
-        let mut ends = self.branches.iter_mut().map(|branch| &mut branch.end);
-        ends.any(|end| end.is_awaited())
+        self.live().any(|end| end.is_awaited())
     }
 
     /// Ends what is still live, and writes all that is left. Waits a bounded time for those who take it.
     pub(crate) fn finish(&mut self, at: WallTime) -> Vec<Broken> {
-        self.each(|end| end.finish(at))
+        let mut broken = self.end(at);
+        broken.extend(self.finish_those(Waits::Reader, at));
+        broken
     }
 
-    /// Takes out the outputs of which `act` fails.
-    fn each(&mut self, mut act: impl FnMut(&mut dyn End) -> io::Result<()>) -> Vec<Broken> {
+    /// Finishes the outputs that wait so long at most. What they did stays known.
+    fn finish_those(&mut self, waits: Waits, at: WallTime) -> Vec<Broken> {
+        let broken = self.each(waits, |end| end.finish(at));
+        for branch in &mut self.branches {
+            if let State::Live(end) = &mut branch.state
+                && end.waits() <= waits
+            {
+                branch.state = Over::of(&mut **end, false);
+            }
+        }
+        broken
+    }
+
+    fn live(&mut self) -> impl Iterator<Item = &mut dyn End> {
+        self.branches.iter_mut().filter_map(Branch::live)
+    }
+
+    /// Has the outputs act that wait so long at most. Those that fail take no part any longer; what they did stays
+    /// known.
+    fn each(
+        &mut self,
+        waits: Waits,
+        mut act: impl FnMut(&mut dyn End) -> io::Result<()>,
+    ) -> Vec<Broken> {
         let mut broken = Vec::new();
         let complaints = &mut self.complaints;
-        self.branches.retain_mut(|branch| {
-            let result = act(&mut *branch.end);
-            complaints.extend(branch.end.take_complaints());
-            let Err(error) = result else {
-                return true;
+        for branch in &mut self.branches {
+            let Some(end) = branch.live().filter(|end| end.waits() <= waits) else {
+                continue;
             };
+            let result = act(end);
+            complaints.extend(end.take_complaints());
+            let Err(error) = result else {
+                continue;
+            };
+            branch.state = Over::of(end, true);
             broken.push(Broken {
                 output: branch.output.clone(),
                 error,
                 last: false,
             });
-            false
-        });
-        if self.branches.is_empty()
-            && let Some(last) = broken.last_mut()
-        {
-            last.last = true;
+        }
+        let is_broken = |branch: &Branch| matches!(&branch.state, State::Over(over) if over.broken);
+        let is_last = self.branches.iter().all(is_broken);
+        if let Some(last) = broken.last_mut() {
+            last.last = is_last;
         }
         broken
     }
 
     fn collect_complaints(&mut self) {
-        let ends = self.branches.iter_mut().map(|branch| &mut branch.end);
-        self.complaints
-            .extend(ends.flat_map(|end| end.take_complaints()));
+        let complaints = self.live().flat_map(|end| end.take_complaints());
+        let complaints: Vec<_> = complaints.collect();
+        self.complaints.extend(complaints);
     }
 
     /// What people should know, a line each; once.
@@ -236,11 +323,19 @@ impl Column {
         std::mem::take(&mut self.complaints)
     }
 
-    /// What each output has done; broken ones aren't there.
+    /// What each output has done, those that are broken included.
     pub(crate) fn stats(&mut self) -> Vec<BranchStats> {
-        let stats = |branch: &mut Branch| BranchStats {
-            output: branch.output.clone(),
-            end: branch.end.stats(),
+        let stats = |branch: &mut Branch| {
+            let (end, broken, unseen_bytes) = match &mut branch.state {
+                State::Live(end) => (end.stats(), false, 0),
+                State::Over(over) => ((*over.stats).clone(), over.broken, over.unseen_bytes),
+            };
+            BranchStats {
+                output: branch.output.clone(),
+                end,
+                broken,
+                unseen_bytes,
+            }
         };
         self.branches.iter_mut().map(stats).collect()
     }
@@ -249,7 +344,10 @@ impl Column {
 impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
         for branch in &mut self.branches {
-            branch.end.flow_event(event);
+            match &mut branch.state {
+                State::Live(end) => end.flow_event(event),
+                State::Over(over) => over.note(event),
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use agent::event::{FlowEvent, FlowSink, WallTime};
 use agent::forge::{ForgeConfig, Mtu, SequenceKey, View};
 use agent::output::{Feed, ReadersConfig};
 
-use super::{End, EndStats};
+use super::{End, EndStats, Waits};
 use crate::config::ReadersChoice;
 
 pub(super) struct ReadersEnd(Feed);
@@ -41,6 +41,10 @@ impl End for ReadersEnd {
     fn release(&mut self, until: WallTime) -> io::Result<()> {
         self.0.release(until);
         Ok(())
+    }
+
+    fn waits(&self) -> Waits {
+        Waits::Others
     }
 
     fn finish(&mut self, at: WallTime) -> io::Result<()> {

@@ -7,7 +7,7 @@ use agent::event::{FlowEvent, FlowSink, WallTime};
 use agent::forge::ForgeConfig;
 use agent::output::Stream;
 
-use super::{End, EndStats};
+use super::{End, EndStats, Waits};
 
 pub(super) struct StreamEnd(Stream);
 
@@ -24,6 +24,10 @@ impl End for StreamEnd {
 
     fn release(&mut self, until: WallTime) -> io::Result<()> {
         self.0.release(until)
+    }
+
+    fn waits(&self) -> Waits {
+        Waits::Reader
     }
 
     fn end(&mut self, at: WallTime) {

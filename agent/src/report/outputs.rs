@@ -23,6 +23,16 @@ pub(crate) fn sending_losses(branch: &BranchStats) -> impl Iterator<Item = Strin
             counted(stream.behind, "time"),
         )
     });
+    let waits = branch
+        .end
+        .stream
+        .filter(|stream| branch.broken && stream.unread_bytes > 0);
+    let waits = waits.map(|stream| {
+        format!(
+            "{} of clear text waited for the reader of {output} when that ended",
+            counted(stream.unread_bytes, "byte"),
+        )
+    });
     let hidden = branch.end.forge.filter(|forge| forge.flows_hidden > 0);
     [
         (stats.lost > 0 && is_file).then(|| {
@@ -46,7 +56,20 @@ pub(crate) fn sending_losses(branch: &BranchStats) -> impl Iterator<Item = Strin
                 counted(stats.too_large, "packet"),
             )
         }),
+        (stats.dropped_on_way > 0).then(|| {
+            format!(
+                "{} or more LOST on the way to {output}: larger than it takes since an MTU was changed",
+                counted(stats.dropped_on_way, "packet"),
+            )
+        }),
         missed,
+        waits,
+        (branch.broken && branch.unseen_bytes > 0).then(|| {
+            format!(
+                "{} of clear text came when {output} had ended, and are not there",
+                counted(branch.unseen_bytes, "byte"),
+            )
+        }),
         hidden.map(|forge| {
             format!(
                 "{} within this host not sent on {output}, with {} of clear text: \
@@ -87,6 +110,13 @@ pub(crate) fn reader_losses(branch: &BranchStats) -> impl Iterator<Item = String
                 "{} of clear text are holes for readers that fell behind ({})",
                 counted(stats.missed_bytes, "byte"),
                 counted(stats.behind, "time"),
+            ),
+        ),
+        (
+            stats.unread_bytes,
+            format!(
+                "{} of clear text waited for readers when they left",
+                counted(stats.unread_bytes, "byte"),
             ),
         ),
         (
