@@ -159,20 +159,26 @@ fn no_system_call_and_no_retry() {
     const PAGES: [usize; 2] = [1, 20_000];
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);
-    let (begin, end) = (place.path("out/begin"), place.path("out/end"));
+    let files = ["answered", "begin", "end"].map(|name| place.path(&format!("out/{name}")));
+    let [answered, begin, end] = &files;
     let wait = |file: &std::path::Path| format!("wait:{}", file.display());
-    // A ring of 64 KiB is full after a few of them; then come other connections.
-    let mut steps = vec!["open".to_owned(), "get:/get/1".into(), wait(&begin)];
+    // A ring of 64 KiB is full after a few of the large ones, and the small ones take what is left between
+    // two of those: the connections that come then find no room for an OPEN, for which they would ask the
+    // kernel where they are.
+    let get = || "get:/get/1".to_owned();
+    // Whoever was announced before the agent had answered is looked at once more when it has.
+    let mut steps = vec!["open".to_owned(), get(), wait(answered), get(), wait(begin)];
     steps.extend(std::iter::repeat_n("get:/get/20000".to_owned(), 20));
+    steps.extend(std::iter::repeat_with(get).take(40));
     for _ in 0..10 {
         steps.extend(["swap", "open", "get:/get/1", "close", "swap"].map(String::from));
         steps.extend(std::iter::repeat_n("get:/get/1".to_owned(), 5));
     }
-    steps.extend([wait(&end), "close".into()]);
+    steps.extend([wait(end), "close".into()]);
     let words = scenario.words(&steps);
 
     let calls = |patched: bool| -> BTreeMap<String, usize> {
-        for file in [&begin, &end] {
+        for file in &files {
             for suffix in ["here", "go"] {
                 let _ = std::fs::remove_file(file.with_extension(suffix));
             }
@@ -186,14 +192,27 @@ fn no_system_call_and_no_retry() {
             false => trace,
         };
         let process = Process::start_piped(&mut scenario.stock(&command));
-        let here = begin.with_extension("here");
-        until("the first request", || here.exists().then_some(()));
+        let reached = |file: &std::path::Path| {
+            let here = file.with_extension("here");
+            until("the program to come so far", || here.exists().then_some(()));
+        };
+        let go_on = |file: &std::path::Path| {
+            std::fs::write(file.with_extension("go"), "").expect("let it go on");
+        };
+        reached(answered);
+        if agent.is_some() {
+            let capture = place.path("capture.pcapng");
+            until("the agent to mirror", || {
+                live_flows(&capture)?.iter().any(speaks).then_some(())
+            });
+        }
+        go_on(answered);
+        reached(begin);
         if let Some(agent) = &agent {
             agent.signal(Signal::STOP);
         }
-        for file in [&begin, &end] {
-            std::fs::write(file.with_extension("go"), "").expect("let it go on");
-        }
+        go_on(begin);
+        go_on(end);
         let run = Run::of(process.output());
         assert_eq!(run.code, Some(0), "{run:?}");
         let text = std::fs::read_to_string(&log).expect("strace's log");
