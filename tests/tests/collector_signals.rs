@@ -124,16 +124,17 @@ fn a_reload_takes_what_was_decided_and_begins_another_file() {
     until_it_passes(&sensor, &talkers);
 
     // What an agent may send, while it sends.
-    agents(&home, &["limit", "first", "8M"]);
+    agents(&home, &["limit", "first", "16M"]);
     sensor.process.signal(Signal::HUP);
     sensor.wait_for("reloaded", 1);
     let (begin, before) = (Instant::now(), clear_text(&sensor));
-    let passed = until("a few megabytes at the collector", || {
-        Some(clear_text(&sensor) - before).filter(|passed| *passed > 3_000_000)
+    let passed = until("some megabytes at the collector", || {
+        Some(clear_text(&sensor) - before).filter(|passed| *passed > 12_000_000)
     });
-    // What was read and not put out yet, and what may come at once, is less than a second's.
-    let most = (begin.elapsed() + Duration::from_secs(1)).as_secs_f64() * 1e6;
-    #[allow(clippy::cast_precision_loss, reason = "a few megabytes")]
+    // What was read and not put out yet, what is in the queues, and what may come at once are less than four
+    // seconds' of 2 MB.
+    let most = (begin.elapsed() + Duration::from_secs(4)).as_secs_f64() * 2e6;
+    #[allow(clippy::cast_precision_loss, reason = "some megabytes")]
     let passed = passed as f64;
     assert!(passed <= most, "{passed} bytes, at most {most}");
 
@@ -219,7 +220,5 @@ fn an_end_puts_out_what_it_acknowledged_and_agents_go_to_the_next() {
     let seen = judge(&all, &truths);
     // What was open is in both.
     assert!(seen.iter().any(|seen| seen.flows == 2), "{seen:?}");
-    // What was put out, and whose acknowledgement came too late, goes to the next one again.
-    let missing: u64 = seen.iter().map(|seen| seen.missing).sum();
-    assert_eq!(missing, found_ring_full(&told), "{seen:?}: {told}");
+    assert_whole(&seen, &told);
 }

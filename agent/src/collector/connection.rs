@@ -204,12 +204,15 @@ async fn listen<S: AsyncRead>(
         tokio::select! {
             biased;
             _ = phase.wait_for(|phase| *phase > Phase::Running) => break,
-            heard = heard => if let Err(end) = heard {
-                return end;
+            heard = heard => match heard {
+                Ok(()) => {}
+                // While a batch waited for room.
+                Err(End::Leaving) => break,
+                Err(end) => return end,
             }
         }
     }
-    // Whoever speaks ends it.
+    // Whoever speaks ends it, behind the last acknowledgement.
     std::future::pending().await
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::queue::{Item, Work, WorkQueue};
+use super::queue::{ITEM_BYTES, Item, Work, WorkQueue};
 use super::source::SourceInfo;
 use crate::tunnel::batch::BatchError;
 use crate::tunnel::frame::Batch;
@@ -89,9 +89,9 @@ impl Feed {
         &self.info
     }
 
-    /// Waits for room for a batch of so many bytes of events, uncompressed. `None`: the workers have stopped.
+    /// Waits for room for a batch of so many bytes of events, uncompressed, and what it costs beside them. `None`: the workers have stopped.
     pub async fn room(&self, bytes: u32) -> Option<Room> {
-        let bytes = bytes.clamp(1, self.own_bytes);
+        let bytes = bytes.saturating_add(ITEM_BYTES).min(self.own_bytes);
         let own = Arc::clone(&self.own_room).acquire_many_owned(bytes).await;
         let all = Arc::clone(&self.all_room).acquire_many_owned(bytes).await;
         Some(Room {

@@ -55,6 +55,9 @@ impl<S: AsyncRead> Reader<S> {
                 if matches!(frame, Frame::Message(_)) {
                     // Such as a ping every few seconds: who is idle keeps nothing.
                     self.spent.clear();
+                    if self.incoming.is_empty() {
+                        self.incoming = BytesMut::new();
+                    }
                 }
                 return Ok(frame);
             }

@@ -146,7 +146,7 @@ impl Door {
             return self.failed(peer.ip(), Reason::Unfinished, "it was gone at once");
         };
         let Some(tls) = self.tls.clone() else {
-            return connection::serve(stream, peer, Ok(None), self.fleet, entry).await;
+            return connection::serve(Gulp::new(stream), peer, Ok(None), self.fleet, entry).await;
         };
         let dropped = entry.dropped();
         let handshake = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(Gulp::new(stream)));

@@ -14,7 +14,7 @@ use crate::tunnel::frame::Batch;
 /// Bytes that a source gets a turn: the largest batch fits.
 const QUANTUM_BYTES: usize = MAX_BATCH_BYTES;
 /// What an item costs beside its bytes.
-const ITEM_BYTES: usize = 256;
+pub(super) const ITEM_BYTES: u32 = 256;
 
 /// Something for a worker.
 #[derive(Debug)]
@@ -40,11 +40,11 @@ pub(super) enum Work {
 
 impl Item {
     fn bytes(&self) -> usize {
-        ITEM_BYTES
-            + match &self.work {
-                Work::Batch { batch, .. } => batch.event_bytes as usize,
-                _ => 0,
-            }
+        let own = match &self.work {
+            Work::Batch { batch, .. } => batch.event_bytes as usize,
+            _ => 0,
+        };
+        own + ITEM_BYTES as usize
     }
 }
 
@@ -75,8 +75,6 @@ struct Waiting {
 pub(super) struct Turn {
     pub(super) items: Vec<Item>,
     pub(super) requests: Vec<Request>,
-    /// More waits.
-    pub(super) more: bool,
     /// Nothing waits, and nothing comes any more.
     pub(super) over: bool,
 }
@@ -121,8 +119,7 @@ impl WorkQueue {
             ..Turn::default()
         };
         state.take_turn(&mut turn.items);
-        turn.more = !state.turns.is_empty();
-        turn.over = state.closed && !turn.more && turn.items.is_empty();
+        turn.over = state.closed && state.turns.is_empty() && turn.items.is_empty();
         turn
     }
 
@@ -140,7 +137,7 @@ impl State {
         let Some(waiting) = self.sources.get_mut(&id) else {
             return;
         };
-        waiting.deficit_bytes += QUANTUM_BYTES + ITEM_BYTES;
+        waiting.deficit_bytes += QUANTUM_BYTES + ITEM_BYTES as usize;
         while let Some(item) = waiting.items.front() {
             let bytes = item.bytes();
             if bytes > waiting.deficit_bytes {
@@ -181,7 +178,7 @@ mod tests {
                 });
             }
         };
-        let each = QUANTUM_BYTES / ITEM_BYTES + 1;
+        let each = QUANTUM_BYTES / ITEM_BYTES as usize + 1;
         push(&loud, 3 * each);
         push(&quiet, 1);
         let order: Vec<_> = std::iter::from_fn(|| {

@@ -136,6 +136,8 @@ impl<S: Storage> SpoolFile<S> {
         });
         if let Err(error) = written {
             self.skipped.push_back(number);
+            // A disk that stays full would have them pile up.
+            self.clear_if_empty();
             return Err(error.into());
         }
         self.before = self.write;
@@ -193,8 +195,6 @@ impl<S: Storage> SpoolFile<S> {
 
     /// Forgets all that is in it.
     pub(super) fn clear(&mut self) {
-        self.oldest_number = self.next_number;
-        self.skipped.clear();
         self.read = self.write;
         self.clear_if_empty();
     }
@@ -202,6 +202,8 @@ impl<S: Storage> SpoolFile<S> {
     fn clear_if_empty(&mut self) {
         if self.read == self.write {
             (self.read, self.write, self.before) = (0, 0, 0);
+            self.oldest_number = self.next_number;
+            self.skipped.clear();
             // What it can't give back it uses again.
             let _ = self.storage.clear();
         }

@@ -13,8 +13,8 @@ use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 
 use crate::world::PATIENCE;
 
-pub(crate) struct SmallAgent {
-    stream: TcpStream,
+pub(crate) struct SmallAgent<S = TcpStream> {
+    stream: S,
     incoming: BytesMut,
 }
 
@@ -108,12 +108,7 @@ pub(crate) fn batch<'a>(
 
 impl SmallAgent {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self {
-            stream,
-            incoming: BytesMut::new(),
-        }
+        Self::over(connect(address))
     }
 
     /// Connects, says hello, and tells of no flows if it has to.
@@ -127,6 +122,22 @@ impl SmallAgent {
             agent.say(Message::PreambleEnd);
         }
         (agent, welcome.resume)
+    }
+}
+
+/// Waits for answers only so long.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+impl<S: Read + Write> SmallAgent<S> {
+    pub(crate) fn over(stream: S) -> Self {
+        Self {
+            stream,
+            incoming: BytesMut::new(),
+        }
     }
 
     pub(crate) fn say(&mut self, message: Message) {

@@ -11,15 +11,16 @@ use agent::filter::network;
 use agent::identity::{
     Address, Administration, AgentIdentity, CollectorIdentity, Membership, NewToken, join,
 };
-use agent::tunnel::frame::{Instance, Reason};
+use agent::tunnel::frame::{Instance, Message, Reason};
 use agent::tunnel::outbox::Outbox;
 use agent::tunnel::window::Window;
 use agent::tunnel::{Collector, Security, Sender, SenderConfig, SharedWindow};
 use mirror_hook::event::Role;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
+use rustls::{ClientConnection, StreamOwned};
 
-use crate::agent_side::info;
+use crate::agent_side::{SmallAgent, connect, hello, info};
 use crate::world::{World, wait};
 
 pub(crate) struct Host {
@@ -163,6 +164,33 @@ fn hosts_join_tell_of_their_own_and_are_thrown_out() {
     assert!(world.fleet.refusals()[&Reason::Revoked] > 0);
     client.tell(7, Role::Client, true);
     client.acknowledged();
+}
+
+#[test]
+fn who_is_revoked_behind_the_handshake_stays_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path();
+    CollectorIdentity::init(state, &[Address::new("127.0.0.1", None)]).unwrap();
+    let identity = CollectorIdentity::load(state).unwrap();
+    let world = World::new(Some(identity), Duration::from_secs(600));
+    let membership = joined(&world, state, "late", "10.0.0.1");
+    let mut socket = connect(world.address);
+    let mut tls =
+        ClientConnection::new(membership.client_config(), membership.server_name()).unwrap();
+    tls.complete_io(&mut socket).unwrap();
+    // The collector says nothing when it has taken the certificate; it has before another one's text is through.
+    let mut other = host(&world, state, "other", "10.0.0.2");
+    other.tell(1, Role::Client, true);
+    other.acknowledged();
+    Administration::open(state).unwrap().revoke("late").unwrap();
+    world.fleet.reload().unwrap();
+    let mut agent = SmallAgent::over(StreamOwned::new(tls, socket));
+    agent.say(Message::Hello(hello(1, 1)));
+    match agent.hear() {
+        Some(Message::Refused(refused)) => assert_eq!(refused.reason, Reason::Revoked),
+        other => panic!("{other:?} instead of a refusal"),
+    }
+    assert_eq!(world.fleet.refusals()[&Reason::Revoked], 1);
 }
 
 /// The collector's clock, in seconds since 1970.

@@ -268,6 +268,11 @@ impl Fleet {
             });
         let key = (agent_key, hello.instance);
         let mut state = self.lock();
+        // It may have been revoked since its handshake. From here on `reload` finds it.
+        let record = match (&self.identity, record) {
+            (Some(identity), Some(record)) => Some(identity.current(&record)?),
+            (_, record) => record,
+        };
         let known = self.known(&mut state, agent_key, record, address);
         let closing = watch::Sender::new(None);
         let receiver = closing.subscribe();
