@@ -91,7 +91,6 @@ impl Acknowledge for Teller {
 struct Source {
     /// None: its agent isn't let in, has gone, or says what can't be read.
     feed: Option<Feed>,
-    terms: Terms,
     /// Of the last envelope that was taken.
     number: u64,
     made_ms: u64,
@@ -103,8 +102,9 @@ struct Source {
     gone: bool,
 }
 
-/// Whose: numbers mean nothing but to the agent that has sealed them.
-type SourceKey = (Instance, String);
+/// Whose: numbers mean nothing but to the agent that has sealed them, and its feed goes by its terms. An agent that has two
+/// keys can seal in one instance under both.
+type SourceKey = (Instance, String, Terms);
 
 /// An envelope on its way through the workers.
 struct Pending {

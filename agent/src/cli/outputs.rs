@@ -79,7 +79,7 @@ pub(crate) struct InterfaceArgs {
     #[arg(help_heading = INTERFACE, long, requires = "output")]
     pub(crate) force: bool,
 
-    /// Have the kernel cut packets, at about half the cost: for an interface whose wire is all that counts. Where the
+    /// Have the kernel cut packets, at about three fifths of the cost: for an interface whose wire is all that counts. Where the
     /// interface cuts by itself, this is said, and nothing changes
     #[arg(help_heading = INTERFACE, long, requires = "output", conflicts_with = "pace")]
     pub(crate) wire_only: bool,

@@ -1,10 +1,14 @@
 //! A fleet that changes its key, and agents that may tell of their own networks only.
 
-use agent::broker::key::Terms;
+use agent::broker::envelope::{Kind, Sealer};
+use agent::broker::key::{AgentKey, Terms};
 use agent::filter::network;
+use agent::tunnel::frame::Instance;
+use async_nats::jetstream;
 use mirror_tests::process::until;
 
 use crate::fleet::Fleet;
+use crate::talker::batches;
 use crate::truth::Phase;
 
 #[test]
@@ -67,18 +71,21 @@ fn a_fleet_changes_its_key_and_loses_nothing() {
     assert_eq!(fleet.out_of_all(Phase::new(5)), 0);
 }
 
+/// The mirrored ends of all flows have it.
+const OWN_ADDRESS: &str = "10.1.0.1";
+
+fn key_for(fleet: &Fleet, name: &str, net: &str) -> AgentKey {
+    let terms = Terms::of(Some(&[network(net).unwrap()])).unwrap();
+    fleet.keys.newest().agent(name, &terms).unwrap()
+}
+
 #[test]
 fn an_agent_tells_of_its_own_networks_only() {
     let mut fleet = Fleet::start(1);
     fleet.wait_for_partitions(&[64]);
-    let agent = |fleet: &Fleet, name, net| {
-        let terms = Terms::of(Some(&[network(net).unwrap()])).unwrap();
-        fleet.keys.newest().agent(name, &terms).unwrap()
-    };
-    // The mirrored ends of all flows have this address.
     let (foreign, own) = (
-        agent(&fleet, "a", "10.2.0.0/16"),
-        agent(&fleet, "b", "10.1.0.1"),
+        key_for(&fleet, "a", "10.2.0.0/16"),
+        key_for(&fleet, "b", OWN_ADDRESS),
     );
     fleet.replace_agent(&foreign);
     fleet.talk(Phase::new(0), 0);
@@ -91,4 +98,37 @@ fn an_agent_tells_of_its_own_networks_only() {
     fleet.wait_until_complete(&[(Phase::new(1), 1)]);
     assert_eq!(fleet.out_of_all(Phase::new(0)), 0);
     assert_eq!(fleet.stat(0, "refused_flows"), 80);
+}
+
+/// Who has two keys of one name chooses its instance's number itself.
+#[test]
+fn an_instance_does_not_go_on_under_other_terms() {
+    let fleet = Fleet::start(1);
+    fleet.wait_for_partitions(&[64]);
+    let [wide, narrow] = [Phase::new(0), Phase::new(1)];
+    for (phase, net) in [(wide, OWN_ADDRESS), (narrow, "10.2.0.0/16")] {
+        let mut sealer = Sealer::new(&key_for(&fleet, "web-2", net), Instance([7; 16]));
+        fleet.with_broker(async |broker: jetstream::Context| {
+            for batch in batches(phase) {
+                let subject = format!("test.events.{:02}", batch.partition);
+                let place = (batch.partition, &*subject);
+                let made = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                let made = u64::try_from(made.as_millis()).unwrap();
+                // Numbers that go on where those of the first key end.
+                if phase == narrow {
+                    sealer.seal(place, made, Kind::Alive, &[]);
+                }
+                let sealed = sealer.seal(place, made, Kind::Events, &[&batch.events]);
+                let sent = broker.publish(subject, sealed.bytes).await.unwrap();
+                sent.await.unwrap();
+            }
+        });
+        if phase == wide {
+            fleet.wait_until_out(0, wide, 1);
+        }
+    }
+    until("all flows of the second key to be refused", || {
+        (fleet.stat(0, "refused_flows") == 80).then_some(())
+    });
+    assert_eq!(fleet.out(0, narrow), 0);
 }

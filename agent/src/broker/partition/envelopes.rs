@@ -66,11 +66,10 @@ impl Part<'_> {
         if opened.made_ms < oldest {
             return Err(Refusal::Stale(opened.name));
         }
-        let key = (opened.instance, opened.name.clone());
+        let key = (opened.instance, opened.name.clone(), opened.terms.clone());
         let feeds = &self.context.feeds;
         let source = self.sources.entry(key.clone()).or_insert_with(|| Source {
             feed: feeds(&opened.name, &opened.terms),
-            terms: opened.terms.clone(),
             number: 0,
             made_ms: 0,
             marked: (0, 0),
@@ -177,7 +176,7 @@ impl Part<'_> {
     /// Agents that have gone without a word, and those that needn't be remembered any more.
     pub(super) fn note_silence(&mut self) {
         if self.caught_up && self.pending.is_empty() && self.staged.is_none() {
-            for ((_, name), source) in &mut self.sources {
+            for ((_, name, _), source) in &mut self.sources {
                 if source.heard.elapsed() < SILENCE {
                     continue;
                 }

@@ -89,12 +89,11 @@ impl Part<'_> {
                 feed.preamble_ends();
             }
             self.context.stats.continued_flows.add(shadow.len() as u64);
-            let key = (source.instance, source.name);
+            let key = (source.instance, source.name, source.terms);
             self.sources.insert(
                 key,
                 Source {
                     feed,
-                    terms: source.terms,
                     number: source.number,
                     made_ms: source.made_ms,
                     marked: (source.number, source.made_ms),
@@ -119,10 +118,10 @@ impl Part<'_> {
             sources: self
                 .sources
                 .iter()
-                .map(|((instance, name), source)| SourceMark {
+                .map(|((instance, name, terms), source)| SourceMark {
                     instance: *instance,
                     name: name.clone(),
-                    terms: source.terms.clone(),
+                    terms: terms.clone(),
                     number: source.marked.0,
                     made_ms: source.marked.1,
                     flows: flows(&source.shadow),
