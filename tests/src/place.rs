@@ -1,6 +1,7 @@
 //! A directory for one scenario: files to be served, a certificate, what the peers store.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,16 @@ pub const SIZES: [usize; 7] = [0, 1, 16_384, 16_385, 20_000, 1 << 20, 20 << 20];
 
 /// The name that the certificate is for and that clients ask for.
 pub const HOST: &str = "mirror.test";
+
+/// Writes a file that nobody else can read.
+///
+/// # Panics
+/// If it can't be written.
+pub fn write_secret(path: &Path, text: &str) {
+    fs::write(path, "").expect("a file for a secret");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its mode");
+    fs::write(path, text).expect("a secret");
+}
 
 /// The directory; goes when this is dropped, unless `MIRROR_TESTS_KEEP` is set.
 #[derive(Debug)]

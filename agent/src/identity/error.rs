@@ -27,7 +27,7 @@ pub enum IdentityError {
     #[error("no collector's identity in {dir}: make one with `sslcollector -C --init`", dir = .0.display())]
     NotInitialised(PathBuf),
     /// Others can read a private key.
-    #[error("{path} can be read by others (mode {mode:o}): whoever did so has the key. Make a new one, or if you are sure, `chmod 600 {path}`", path = path.display())]
+    #[error("{path} can be read by others (mode {mode:o}): whoever did so knows the secret in it. Make a new one, or if you are sure, `chmod 600 {path}`", path = path.display())]
     Exposed {
         /// The key's file.
         path: PathBuf,

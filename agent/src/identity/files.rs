@@ -30,7 +30,10 @@ fn failed<'p>(
 /// Makes a directory that nobody else can enter, and those above it.
 pub(super) fn private_dir(path: &Path) -> Result<(), IdentityError> {
     let made = || -> io::Result<()> {
-        let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+            .collect();
         for dir in missing.into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -55,45 +58,70 @@ fn give(file: impl AsFd, path: &Path) -> io::Result<()> {
         // The directory's owner may have put somebody else's file there by another name.
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let owner = fs::metadata(parent.unwrap_or(Path::new(".")))?;
+    let owner = fs::metadata(parent(path))?;
     let (user, group) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
     Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
 }
 
 /// Writes a file with mode 0600: whoever reads it finds the old content or the new one, also after a crash.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+///
+/// # Errors
+/// It can't be written; the old content is still there.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+    let written = aside(path, content).and_then(|aside| {
+        fs::rename(aside, path)?;
+        sync_parent(path)
+    });
+    written.map_err(failed("write", path))
+}
+
+/// The same for a file that isn't there yet, in a directory that is made if it isn't either.
+///
+/// # Errors
+/// There is one, which stays as it is; or it can't be written.
+pub fn write_new(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
+    private_dir(parent(path))?;
+    let written = aside(path, content).and_then(|aside| {
+        // Unlike a rename, it replaces nothing.
+        let linked = fs::hard_link(&aside, path);
+        fs::remove_file(&aside)?;
+        linked?;
+        sync_parent(path)
+    });
+    written.map_err(failed("make", path))
+}
+
+/// The content on disk beside the file that it is for.
+fn aside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = PathBuf::from(aside);
-    let written = || -> io::Result<()> {
-        // What a crash left behind may have other permissions.
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&aside)?;
-        give(&file, &aside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        sync_parent(path)
-    };
-    written().map_err(failed("write", path))
+    // What a crash left behind may have other permissions.
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&aside)?;
+    give(&file, &aside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    Ok(aside)
+}
+
+/// The directory that a file is in.
+fn parent(path: &Path) -> &Path {
+    let parent = path.parent();
+    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 /// The name of a new or renamed file is on disk, too.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    File::open(parent(path))?.sync_all()
 }
 
 /// A file's text; `None`: there is none.
@@ -130,21 +158,31 @@ fn text(file: File, path: &Path) -> Result<String, IdentityError> {
 /// # Errors
 /// Others may read it, too.
 pub(super) fn read_secret(path: &Path) -> Result<Option<String>, IdentityError> {
-    let Some(file) = open(path)? else {
-        return Ok(None);
-    };
-    let mode = file
-        .metadata()
-        .map_err(failed("read", path))?
-        .permissions()
-        .mode();
+    match open(path)? {
+        Some(file) => private_text(file, path).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The text of a file with a secret in it that the operator names, behind links, too.
+///
+/// # Errors
+/// It can't be read, or others can read it, too.
+pub fn read_given_secret(path: &Path) -> Result<String, IdentityError> {
+    let file = File::open(path).map_err(failed("read", path))?;
+    private_text(file, path)
+}
+
+fn private_text(file: File, path: &Path) -> Result<String, IdentityError> {
+    let found = file.metadata().map_err(failed("read", path))?;
+    let mode = found.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(IdentityError::Exposed {
             path: path.to_owned(),
             mode: mode & 0o777,
         });
     }
-    text(file, path).map(Some)
+    text(file, path)
 }
 
 /// As long as it lives no other process has it: the running collector and the commands change the same files.
@@ -215,6 +253,36 @@ mod tests {
             matches!(error, IdentityError::Exposed { mode: 0o640, .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_secret_is_read_where_the_operator_says_unless_others_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, link] = ["secret", "link"].map(|name| dir.path().join(name));
+        write_new(&path, b"one").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read_given_secret(&link).unwrap(), "one");
+        for exposed in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).unwrap();
+            let error = read_given_secret(&link).unwrap_err().to_string();
+            let chmod = format!("`chmod 600 {}`", link.display());
+            let mode = format!("(mode {exposed:o})");
+            assert!(error.contains(&mode) && error.contains(&chmod), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/key");
+        write_new(&path, b"one").unwrap();
+        assert!(write_new(&path, b"two").is_err());
+        assert_eq!(read_given_secret(&path).unwrap(), "one");
+        let found = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!((found.count(), mode(&path)), (1, 0o600));
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        // One without a directory is in the one where we are.
+        assert_eq!(parent(Path::new("key")), Path::new("."));
     }
 
     #[test]

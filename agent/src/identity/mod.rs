@@ -46,6 +46,7 @@ pub use certificate::hostile_request;
 pub use collector::{CollectorIdentity, Refusal};
 pub use enrol::{EnrolAnswer, EnrolRequest, Granted, MAX_ENROL_BYTES, refusal_text};
 pub use error::{IdentityError, JoinError};
+pub use files::{read_given_secret, write as write_secret, write_new as write_new_secret};
 pub use join::{Joined, join};
 pub(crate) use limits::network_of;
 pub use membership::{AgentIdentity, Membership};
