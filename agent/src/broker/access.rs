@@ -12,6 +12,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::notices::{causes, foreign};
+use crate::identity::read_given_secret;
+
 /// Who we are, and whom we believe.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
@@ -132,15 +135,13 @@ impl Access {
                 ),
             },
             (_, Some(rustls::Error::InvalidCertificate(why))) => format!(
-                "the certificate of the broker at {place} isn't good ({why}): --nats-ca says which authority to believe"
+                "the certificate of the broker at {place} isn't good ({}): --nats-ca says which authority to believe",
+                foreign(&why.to_string())
             ),
             (_, Some(rustls::Error::AlertReceived(alert))) => format!(
                 "the broker at {place} refuses our certificate ({alert:?}): --nats-cert and --nats-key give one"
             ),
-            _ => format!(
-                "can't reach the broker at {place}: {}",
-                super::connect::causes(error)
-            ),
+            _ => format!("can't reach the broker at {place}: {}", causes(error)),
         }
     }
 }
@@ -215,7 +216,9 @@ fn client(files: &TlsFiles) -> Result<ClientConfig, AccessError> {
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates(certificate)?;
-    let own = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error.to_string()))?;
+    let own = read_given_secret(key).map_err(|error| wrong(key, error.to_string()))?;
+    let own = PrivateKeyDer::from_pem_slice(own.as_bytes())
+        .map_err(|error| wrong(key, error.to_string()))?;
     builder
         .with_client_auth_cert(chain, own)
         .map_err(|error| wrong(certificate, error.to_string()))
@@ -274,5 +277,30 @@ mod tests {
             let error = Access::new(None, &files).unwrap_err().to_string();
             assert!(error.contains("ca.pem"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_not_shown_to_anybody() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["own.pem", "own.key"].map(|name| directory.path().join(name));
+        let made = rcgen::generate_simple_self_signed(vec!["host".into()]).unwrap();
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let files = TlsFiles {
+            ca: Some(certificate.clone()),
+            own: Some((certificate, key.clone())),
+        };
+        let set = |mode| {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(0o640);
+        let error = Access::new(None, &files).unwrap_err().to_string();
+        assert!(
+            error.contains("(mode 640)") && error.contains("chmod 600"),
+            "{error}"
+        );
+        set(0o600);
+        assert!(Access::new(None, &files).is_ok());
     }
 }

@@ -9,18 +9,20 @@ use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::connect::{
-    Backoff, BrokerConfig, Notices, Trouble, causes, connect, context, ensure_bucket, ensure_stream,
-};
+use super::connect::{Backoff, BrokerConfig, Way, bucket, ensure_bucket, ensure_stream};
 use super::envelope::{EnvelopeError, Opened, Opener};
 use super::key::{FleetKeys, Terms};
 use super::lease;
+use super::life::{self, Life};
 use super::mark::Marker;
+use super::notices::{Notices, Trouble, Troubles, causes};
 use super::permit::Permit;
 use crate::collector::Feed;
 
 /// How often a collector looks at the stream's room.
 const ROOM_INTERVAL: Duration = Duration::from_secs(2);
+/// What the bucket of marks is for.
+const MARKS: &str = "marks";
 
 /// A new way to the workers for an agent of this name, which may tell of what its terms say; `None`: it isn't let in.
 pub type Feeds = Arc<dyn Fn(&str, &Terms) -> Option<Feed> + Send + Sync>;
@@ -116,6 +118,10 @@ stats! {
     restarts,
     /// Marks written.
     marks,
+    /// Attempts to write a mark that failed: what was put out since the last one would be put out again.
+    failed_marks,
+    /// Times that what speaks to the broker had ended, by what the broker said for example, and was begun anew.
+    begun_anew,
     /// Agents whose sessions were ended since they said nothing any more, counted in each partition.
     silent_agents,
 }
@@ -140,6 +146,10 @@ pub(super) struct Context {
     pub(super) permit: Arc<Permit>,
     pub(super) stats: Arc<Stats>,
     pub(super) notices: Notices,
+    /// Marks can't be written.
+    pub(super) unmarked: Troubles,
+    /// The stream can't be read.
+    pub(super) unread: Troubles,
     stream: jetstream::stream::Stream,
     /// The stream is half full. Written by one task, read by others; nothing else hangs on it.
     tight: AtomicBool,
@@ -158,24 +168,20 @@ impl Collector {
         let (stop, stopped) = watch::channel(false);
         let stats = Arc::new(Stats::default());
         let notices = Notices::default();
-        let run = run(
-            (config, keys, feeds),
-            Arc::clone(&stats),
-            notices.clone(),
-            stopped,
-        );
-        let thread = thread::Builder::new().name("broker".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("the system has what a runtime needs");
-            runtime.block_on(run);
-        });
+        let way = Way::new(config, "sslcollector collector".into(), notices.clone());
+        let (counted, told) = (Arc::clone(&stats), notices.clone());
+        let life = move || {
+            let with = (keys.clone(), Arc::clone(&feeds));
+            let shared = (Arc::clone(&counted), told.clone());
+            run(way.clone(), with, shared, stopped.clone())
+        };
+        let counted = Arc::clone(&stats);
+        let failed = move || counted.begun_anew.add(1);
         Self {
+            thread: Some(life::start(notices.clone(), failed, life)),
             stop,
             stats,
             notices,
-            thread: Some(thread.expect("the system has threads")),
         }
     }
 
@@ -204,38 +210,53 @@ impl Collector {
 }
 
 async fn run(
-    (config, keys, feeds): (BrokerConfig, FleetKeys, Feeds),
-    stats: Arc<Stats>,
-    notices: Notices,
+    way: Way,
+    with: (FleetKeys, Feeds),
+    shared: (Arc<Stats>, Notices),
     mut stop: watch::Receiver<bool>,
-) {
-    let prepare = prepare((config, keys, feeds), stats, notices);
-    let context = tokio::select! {
-        context = prepare => Arc::new(context),
-        _ = stop.wait_for(|stop| *stop) => return,
+) -> Life {
+    let mut connection = tokio::select! {
+        connection = way.connect() => connection,
+        _ = stop.wait_for(|stop| *stop) => return Life::Over,
+    };
+    let jetstream = connection.context();
+    let live = async {
+        let context = tokio::select! {
+            context = prepare(&way, jetstream, with, shared) => Arc::new(context),
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        tokio::select! {
+            () = lease::run(Arc::clone(&context), stop.clone()) => {}
+            () = context.watch_room() => {}
+        }
     };
     tokio::select! {
-        () = lease::run(Arc::clone(&context), stop) => {}
-        () = context.watch_room() => {}
+        () = live => Life::Over,
+        // All that is ours goes with it. Nobody hears that we go: others, or we ourselves, find us silent, and go on from the
+        // marks.
+        () = connection.over() => {
+            way.say_over();
+            Life::Failed
+        }
     }
 }
 
 /// Until there is a stream and all that belongs to it.
 async fn prepare(
-    (config, keys, feeds): (BrokerConfig, FleetKeys, Feeds),
-    stats: Arc<Stats>,
-    notices: Notices,
+    way: &Way,
+    jetstream: jetstream::Context,
+    (keys, feeds): (FleetKeys, Feeds),
+    (stats, notices): (Arc<Stats>, Notices),
 ) -> Context {
-    let client = connect(&config, "sslcollector collector", &notices).await;
-    let jetstream = context(client);
+    let config = &way.config;
     let mut trouble = Trouble::new(notices.clone(), "the broker has what is needed");
     let mut backoff = Backoff::new();
     let (stream, leases, marks) = loop {
         let found = async {
             Ok::<_, String>((
-                ensure_stream(&jetstream, &config).await?,
-                ensure_bucket(&jetstream, &config, "leases").await?,
-                ensure_bucket(&jetstream, &config, "marks").await?,
+                ensure_stream(&jetstream, config).await?,
+                ensure_bucket(&jetstream, config, "leases").await?,
+                ensure_bucket(&jetstream, config, MARKS).await?,
             ))
         };
         match found.await {
@@ -253,11 +274,13 @@ async fn prepare(
     Context {
         opener: Mutex::new(Opener::new(keys.clone())),
         marker: Marker::new(keys),
-        config,
+        config: config.clone(),
         feeds,
         marks,
         leases,
         permit: Arc::new(Permit::default()),
+        unmarked: Troubles::new(notices.clone(), "marks are written again"),
+        unread: Troubles::new(notices.clone(), "the stream can be read again"),
         stats,
         notices,
         stream,
@@ -328,6 +351,26 @@ impl Context {
         }
     }
 
+    /// A mark can't be written, or taken over: counted, and said once until all can be.
+    pub(super) fn note_unmarked(&self, partition: u16, error: &dyn std::error::Error) {
+        self.stats.failed_marks.add(1);
+        self.unmarked.is(partition, || {
+            format!(
+                "can't write at the broker how far the outputs have come (bucket {}, key {}, and maybe others): {}; what is \
+                 put out from here on would be put out again after a takeover; trying again",
+                bucket(&self.config, MARKS),
+                mark_key(partition),
+                causes(error)
+            )
+        });
+    }
+
+    /// The partition isn't ours any more, and neither is what was wrong with it.
+    pub(super) fn forget(&self, partition: u16) {
+        self.unmarked.forget(partition);
+        self.unread.forget(partition);
+    }
+
     /// Counts it, and says it once for each agent.
     pub(super) fn refuse(&self, partition: u16, refusal: Refusal) {
         let stats = &self.stats;
@@ -382,4 +425,9 @@ impl Context {
             self.notices.say(line);
         }
     }
+}
+
+/// A partition's key in the bucket of marks.
+pub(super) fn mark_key(partition: u16) -> String {
+    format!("mark.{partition:02}")
 }

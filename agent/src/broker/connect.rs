@@ -1,7 +1,7 @@
 //! The way to a NATS server, and what must be there: a stream for events, and buckets for the collectors.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
@@ -10,15 +10,15 @@ use async_nats::jetstream::stream::{
 use async_nats::jetstream::{self, Context, kv};
 use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr};
 
+use tokio::sync::watch;
+
 use super::access::Access;
+use super::life::{Brake, MAX_DELAY, words_of_panic};
+use super::notices::{Notices, Trouble, causes, foreign};
 use crate::tunnel::batch::PARTITIONS;
 
-/// Longest that is waited between attempts.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Longest that a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Lines that wait to be said.
-const MAX_NOTICES: usize = 64;
 /// What envelopes and what belongs to them take at most.
 const NEEDED_PAYLOAD: usize = 300 * 1024;
 
@@ -40,63 +40,6 @@ pub struct BrokerConfig {
     pub replicas: usize,
 }
 
-/// What people should know, a line each.
-#[derive(Clone, Debug, Default)]
-pub struct Notices(Arc<Mutex<Vec<String>>>);
-
-impl Notices {
-    /// Adds a line.
-    pub(super) fn say(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < MAX_NOTICES {
-            lines.push(line);
-        }
-    }
-
-    /// What was said since the last time.
-    pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Something that may be wrong for a while: said when it begins or changes, and when it is over.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    notices: Notices,
-    over: &'static str,
-    current: Option<String>,
-}
-
-impl Trouble {
-    /// `over`: what is said when it is over.
-    pub(super) fn new(notices: Notices, over: &'static str) -> Self {
-        Self {
-            notices,
-            over,
-            current: None,
-        }
-    }
-
-    pub(super) fn is(&mut self, line: String) {
-        if self.current.as_ref() != Some(&line) {
-            self.notices.say(line.clone());
-            self.current = Some(line);
-        }
-    }
-
-    pub(super) fn over(&mut self) {
-        if self.current.is_some() {
-            self.is_well();
-        }
-    }
-
-    /// Says so also where nothing was wrong.
-    fn is_well(&mut self) {
-        self.current = None;
-        self.notices.say(self.over.to_owned());
-    }
-}
-
 /// Waits longer each time, and not as long as others do.
 #[derive(Debug)]
 pub(super) struct Backoff(Duration);
@@ -109,7 +52,7 @@ impl Backoff {
     pub(super) async fn wait(&mut self) {
         let share = f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX);
         tokio::time::sleep(self.0.mul_f64(0.5 + share / 2.0)).await;
-        self.0 = (self.0 * 2).min(MAX_BACKOFF);
+        self.0 = (self.0 * 2).min(MAX_DELAY);
     }
 }
 
@@ -129,33 +72,168 @@ pub(super) fn subject(stream: &str, partition: u16) -> String {
     format!("{stream}.events.{partition:02}")
 }
 
-/// Connects, however long it takes: what is in the way is said once. Afterwards the connection mends itself.
-pub(super) async fn connect(config: &BrokerConfig, name: &str, notices: &Notices) -> Client {
-    let mut trouble = Trouble::new(notices.clone(), "the broker is reached");
-    let mut backoff = Backoff::new();
-    loop {
-        match options(config, name, notices) {
-            Ok(options) => match options.connect(config.servers.clone()).await {
-                Ok(client) => {
-                    trouble.over();
-                    warn_of_clear_text(config, &client, notices);
-                    let most = client.server_info().max_payload;
-                    if most < NEEDED_PAYLOAD {
-                        notices.say(format!(
-                            "the broker takes messages of {most} bytes at most, and batches are up to {NEEDED_PAYLOAD}: \
-                             raise its max_payload (1 MB by default)"
-                        ));
-                    }
-                    return client;
+/// The way to a broker, which remembers how it went.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub(super) config: BrokerConfig,
+    /// What we are called there.
+    name: String,
+    notices: Notices,
+    brake: Arc<Mutex<Brake>>,
+}
+
+/// A client that mends its connection by itself, as long as the part of it that reads lives.
+pub(super) struct Connection {
+    client: Client,
+    lives: watch::Receiver<()>,
+}
+
+impl Connection {
+    /// JetStream, as both sides use it.
+    pub(super) fn context(&self) -> Context {
+        jetstream::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .build(self.client.clone())
+    }
+
+    /// Until it has ended for good: what is asked of it is never answered any more.
+    pub(super) async fn over(&mut self) {
+        while self.lives.changed().await.is_ok() {}
+    }
+}
+
+impl Way {
+    pub(super) fn new(config: BrokerConfig, name: String, notices: Notices) -> Self {
+        Self {
+            config,
+            name,
+            notices,
+            brake: Arc::new(Mutex::new(Brake::new())),
+        }
+    }
+
+    /// Connects, however long it takes: what is in the way is said once. Afterwards the connection mends itself.
+    pub(super) async fn connect(&self) -> Connection {
+        let config = &self.config;
+        let mut trouble = Trouble::new(self.notices.clone(), "the broker is reached");
+        loop {
+            // It goes with what reads: when nobody can be heard any more, nobody can be waited for either.
+            let (alive, lives) = watch::channel(());
+            let options = match self.options(alive) {
+                Ok(options) => options,
+                Err(error) => {
+                    trouble.is(format!("can't use the broker's credentials: {error}"));
+                    tokio::time::sleep(self.delay()).await;
+                    continue;
                 }
-                Err(error) => trouble.is(format!(
+            };
+            // A task of its own: what the broker says may make it panic. Before each attempt it waits, see `options`.
+            let servers = config.servers.clone();
+            let connected = tokio::spawn(async move { options.connect(servers).await });
+            match connected.await {
+                Ok(Ok(client)) => {
+                    trouble.over();
+                    self.brake().works(Instant::now());
+                    self.look_at(&client);
+                    return Connection { client, lives };
+                }
+                Ok(Err(error)) => trouble.is(format!(
                     "{}; trying again",
                     config.access.explain(&names(config), &error)
                 )),
-            },
-            Err(error) => trouble.is(format!("can't use the broker's credentials: {error}")),
+                Err(_) => trouble.is(format!(
+                    "the broker at {} says what nobody could mean ({}); trying again",
+                    names(config),
+                    words_of_panic()
+                )),
+            }
         }
-        backoff.wait().await;
+    }
+
+    /// The connection has ended for good; another one is needed.
+    pub(super) fn say_over(&self) {
+        self.notices.say(format!(
+            "the connection to the broker at {} has ended by what the broker said ({}): beginning anew",
+            names(&self.config),
+            words_of_panic()
+        ));
+    }
+
+    fn look_at(&self, client: &Client) {
+        warn_of_clear_text(&self.config, client, &self.notices);
+        let most = client.server_info().max_payload;
+        if most < NEEDED_PAYLOAD {
+            self.notices.say(format!(
+                "the broker takes messages of {most} bytes at most, and batches are up to {NEEDED_PAYLOAD}: \
+                 raise its max_payload (1 MB by default)"
+            ));
+        }
+    }
+
+    fn brake(&self) -> MutexGuard<'_, Brake> {
+        self.brake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before an attempt.
+    fn delay(&self) -> Duration {
+        let mut brake = self.brake();
+        brake.failed(Instant::now());
+        brake.delay()
+    }
+
+    /// `alive` lives as long as what connects and reads does.
+    fn options(&self, alive: watch::Sender<()>) -> std::io::Result<ConnectOptions> {
+        let (config, notices) = (&self.config, &self.notices);
+        let connection = Trouble::new(notices.clone(), "connected to the broker");
+        let troubles = Arc::new(Mutex::new((connection, String::new())));
+        let (before, events) = (self.clone(), self.clone());
+        let options = ConnectOptions::new()
+            .name(&self.name)
+            .connection_timeout(REQUEST_TIMEOUT)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(move |_| {
+                // Held by the client's connector, which ends with the task that reads, however that ends.
+                let _ = &alive;
+                before.delay()
+            })
+            .event_callback(move |event| {
+                let (troubles, way) = (Arc::clone(&troubles), events.clone());
+                async move {
+                    let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+                    way.hear(&event, &mut troubles);
+                }
+            });
+        config
+            .access
+            .apply(options.require_tls(requires_tls(config)))
+    }
+
+    fn hear(&self, event: &Event, (connection, complaint): &mut (Trouble, String)) {
+        match event {
+            Event::Connected => {
+                self.brake().works(Instant::now());
+                connection.is_well();
+            }
+            Event::Disconnected => {
+                connection.is("the connection to the broker is gone; trying again".into());
+            }
+            Event::ClientError(ClientError::Other(error)) => connection.is(format!(
+                "can't reach the broker at {} again: {}; trying again",
+                names(&self.config),
+                foreign(error)
+            )),
+            // What it forbids, for example.
+            Event::ServerError(error) => {
+                let line = format!("the broker says: {}", foreign(&error.to_string()));
+                if line != *complaint {
+                    self.notices.quote(&line);
+                    *complaint = line;
+                }
+            }
+            // The rest is told by what fails because of it.
+            _ => {}
+        }
     }
 }
 
@@ -179,57 +257,6 @@ fn requires_tls(config: &BrokerConfig) -> bool {
     config.access.requires_tls() || config.servers.iter().any(ServerAddr::tls_required)
 }
 
-fn options(
-    config: &BrokerConfig,
-    name: &str,
-    notices: &Notices,
-) -> std::io::Result<ConnectOptions> {
-    let place = names(config);
-    let way = Trouble::new(notices.clone(), "connected to the broker");
-    let way = Arc::new(Mutex::new((way, Trouble::new(notices.clone(), ""))));
-    let options = ConnectOptions::new()
-        .name(name)
-        .connection_timeout(REQUEST_TIMEOUT)
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .ping_interval(Duration::from_secs(10))
-        .reconnect_delay_callback(|attempts| {
-            let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-            let most = (Duration::from_millis(50) * 2_u32.pow(exponent)).min(MAX_BACKOFF);
-            let share = f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX);
-            most.mul_f64(0.5 + share / 2.0)
-        })
-        .event_callback(move |event| {
-            let (way, place) = (Arc::clone(&way), place.clone());
-            async move {
-                let mut way = way.lock().unwrap_or_else(PoisonError::into_inner);
-                let (connection, complaint) = &mut *way;
-                match event {
-                    Event::Connected => connection.is_well(),
-                    Event::Disconnected => {
-                        connection.is("the connection to the broker is gone; trying again".into())
-                    }
-                    Event::ClientError(ClientError::Other(error)) => connection.is(format!(
-                        "can't reach the broker at {place} again: {error}; trying again"
-                    )),
-                    // What it forbids, for example.
-                    Event::ServerError(error) => complaint.is(format!("the broker says: {error}")),
-                    // The rest is told by what fails because of it.
-                    _ => {}
-                }
-            }
-        });
-    config
-        .access
-        .apply(options.require_tls(requires_tls(config)))
-}
-
-/// JetStream, as both sides use it.
-pub(super) fn context(client: Client) -> Context {
-    jetstream::ContextBuilder::new()
-        .timeout(REQUEST_TIMEOUT)
-        .build(client)
-}
-
 /// Makes the stream if it isn't there. One that is there stays as it is.
 ///
 /// # Errors
@@ -238,10 +265,11 @@ pub(super) async fn ensure_stream(
     context: &Context,
     config: &BrokerConfig,
 ) -> Result<jetstream::stream::Stream, String> {
-    let told = |error: &dyn std::fmt::Display| {
+    let told = |error: &dyn std::error::Error| {
         format!(
-            "the broker has no stream {}, and can't make it: {error}",
-            config.stream
+            "the broker has no stream {}, and can't make it: {}",
+            config.stream,
+            causes(error)
         )
     };
     match context.get_stream(&config.stream).await {
@@ -249,7 +277,12 @@ pub(super) async fn ensure_stream(
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(error)
                 if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND => {}
-            _ => return Err(format!("the broker doesn't tell of its streams: {error}")),
+            _ => {
+                return Err(format!(
+                    "the broker doesn't tell of its streams: {}",
+                    causes(&error)
+                ));
+            }
         },
     }
     let stream = StreamConfig {
@@ -279,6 +312,11 @@ pub(super) async fn ensure_stream(
     }
 }
 
+/// What the bucket for this is called.
+pub(super) fn bucket(config: &BrokerConfig, purpose: &str) -> String {
+    format!("{}-{purpose}", config.stream)
+}
+
 /// Makes a bucket if it isn't there.
 ///
 /// # Errors
@@ -288,7 +326,7 @@ pub(super) async fn ensure_bucket(
     config: &BrokerConfig,
     purpose: &str,
 ) -> Result<kv::Store, String> {
-    let bucket = format!("{}-{purpose}", config.stream);
+    let bucket = bucket(config, purpose);
     if let Ok(store) = context.get_key_value(&bucket).await {
         return Ok(store);
     }
@@ -330,18 +368,4 @@ fn names(config: &BrokerConfig) -> String {
         .map(name)
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// An error with what is behind it.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -8,13 +8,16 @@ use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
+use tokio::sync::watch;
 
-use super::connect::{Backoff, BrokerConfig, Trouble, causes, ensure_stream};
+use super::connect::{Backoff, BrokerConfig, ensure_stream};
+use super::notices::{Trouble, causes};
 use super::publisher::Shared;
 
 /// One envelope on its way.
 pub(super) struct Flight {
-    pub(super) context: Context,
+    /// By which connection; it may become another one.
+    pub(super) link: watch::Receiver<Context>,
     pub(super) config: BrokerConfig,
     pub(super) subject: String,
     pub(super) id: String,
@@ -43,8 +46,9 @@ impl Flight {
     }
 
     async fn attempt(&self) -> Result<(), String> {
+        let context = self.link.borrow().clone();
         // What is handed over without a connection piles up, and goes out all at once.
-        if self.context.client().connection_state() != State::Connected {
+        if context.client().connection_state() != State::Connected {
             return Err("no connection to the broker: batches wait in the window".into());
         }
         let mut headers = HeaderMap::new();
@@ -53,9 +57,7 @@ impl Flight {
             async_nats::header::NATS_EXPECTED_STREAM,
             self.config.stream.as_str(),
         );
-        let sent =
-            self.context
-                .publish_with_headers(self.subject.clone(), headers, self.bytes.clone());
+        let sent = context.publish_with_headers(self.subject.clone(), headers, self.bytes.clone());
         let stored = async { sent.await?.await }.await;
         match stored {
             Ok(ack) => {
@@ -70,7 +72,7 @@ impl Flight {
                 Ok(())
             }
             Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                match ensure_stream(&self.context, &self.config).await {
+                match ensure_stream(&context, &self.config).await {
                     Ok(_) => Err(format!(
                         "the broker had no stream {}: made it",
                         self.config.stream

@@ -21,11 +21,13 @@ use async_nats::jetstream::kv::{Entry, Operation, Watch};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::collectors::Context;
-use super::connect::{Backoff, Trouble, causes, partitions, random};
+use super::connect::{Backoff, partitions, random};
+use super::life::words_of_panic;
+use super::notices::{Trouble, causes};
 use super::partition::{self, Ended};
 use super::permit::{LEASE, LEASE_MARGIN, Moment, RENEWAL};
 use crate::tunnel::batch::PARTITIONS;
@@ -58,6 +60,7 @@ struct View {
 struct Held {
     fence: u64,
     stop: watch::Sender<bool>,
+    task: task::Id,
 }
 
 /// How a membership has ended.
@@ -88,10 +91,10 @@ pub(super) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
             Life::Stopped => return,
             Life::Fenced => {
                 context.stats.fenced.add(1);
+                partitions().for_each(|partition| context.forget(partition));
                 context.notices.say(
                     "other collectors have taken over, since this one didn't renew its leases: what it had queued is \
-                     left out; it joins again"
-                        .into(),
+                     left out; it joins again",
                 );
             }
         }
@@ -160,11 +163,10 @@ impl Membership {
                         self.balance().await;
                     }
                 }
-                Some(ended) = self.tasks.join_next() => {
-                    if let Ok((partition, ended)) = ended {
-                        self.ended(partition, ended).await;
-                    }
-                }
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
+                    Ok((_, (partition, ended))) => self.ended(partition, ended).await,
+                    Err(error) => self.failed(error.id()).await,
+                },
                 entry = next(&mut watching), if watching.is_some() => match entry {
                     Some(entry) => self.view.note(&entry),
                     None => watching = None,
@@ -290,13 +292,30 @@ impl Membership {
             return false;
         };
         let (stop, stopped) = watch::channel(false);
-        self.held.insert(partition, Held { fence, stop });
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let ended = partition::run(context, partition, fence, stopped).await;
             (partition, ended)
         });
+        let task = task.id();
+        self.held.insert(partition, Held { fence, stop, task });
         true
+    }
+
+    /// A task has panicked: its partition is given up, for somebody to go on from its mark. We look for free ones once a
+    /// second.
+    async fn failed(&mut self, task: task::Id) {
+        let words = words_of_panic();
+        let mut held = self.held.iter();
+        let partition =
+            held.find_map(|(partition, held)| (held.task == task).then_some(*partition));
+        if let Some(partition) = partition {
+            self.context.stats.begun_anew.add(1);
+            self.context.notices.say(format!(
+                "what reads partition {partition} has failed ({words}): it is begun anew from its mark"
+            ));
+            self.ended(partition, Ended::Failed).await;
+        }
     }
 
     /// A partition's work is over.
@@ -304,8 +323,11 @@ impl Membership {
         let Some(held) = self.held.remove(&partition) else {
             return;
         };
+        self.context.forget(partition);
         if ended == Ended::HandedOver {
             self.context.stats.handed_over.add(1);
+        }
+        if ended != Ended::Fenced {
             let released = self
                 .context
                 .leases

@@ -7,7 +7,8 @@
 //!
 //! - [`key`]: who may read, and who may speak. [`envelope`]: what the broker gets: nothing that it could read, or change
 //!   without its being noticed.
-//! - `access`: who we are to the broker, and whom we believe. `publisher`: from an agent's window. `lease`, `permit`: one live consumer for each partition. `partition`, `reader`,
+//! - `access`: who we are to the broker, and whom we believe. `life`, `notices`: going on, and saying so, whatever it says.
+//!   `publisher`: from an agent's window. `lease`, `permit`: one live consumer for each partition. `partition`, `reader`,
 //!   `mark`: in order, each envelope once, and where a successor goes on.
 //!
 //! **What is lost.** Nothing that the broker has acknowledged to an agent, as long as the broker keeps it: a stream that
@@ -37,7 +38,9 @@ pub mod envelope;
 mod flight;
 pub mod key;
 mod lease;
+mod life;
 mod mark;
+mod notices;
 mod partition;
 mod permit;
 mod publisher;
@@ -45,7 +48,7 @@ mod reader;
 
 pub use access::{Access, AccessError, Credentials, TlsFiles};
 pub use collectors::{Collector, CollectorStats, Feeds};
-pub use connect::{BrokerConfig, Notices};
+pub use connect::BrokerConfig;
 #[cfg(any(test, fuzzing))]
 pub use mark::hostile_mark;
 pub use publisher::{Publisher, PublisherStats};

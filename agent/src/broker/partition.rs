@@ -48,6 +48,8 @@ pub(super) enum Ended {
     HandedOver,
     /// Somebody else has it.
     Fenced,
+    /// It has failed half-way.
+    Failed,
 }
 
 /// How one reading from a mark on has ended.
@@ -228,7 +230,11 @@ impl<'c> Part<'c> {
         if self.may_repeat.is_some() {
             self.may_repeat = self.context.last_sequence().await;
         }
-        let mut reader = Reader::new(Arc::clone(self.context), subject.clone(), self.sequence + 1);
+        let mut reader = Reader::new(
+            Arc::clone(self.context),
+            (self.partition, subject.clone()),
+            self.sequence + 1,
+        );
         let mut tick = tokio::time::interval(MARK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -23,15 +23,15 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connect::{
-    BrokerConfig, Notices, Trouble, connect, context, partitions, random, subject,
-};
+use super::connect::{BrokerConfig, Connection, Way, partitions, random, subject};
 use super::envelope::{Kind, Sealer};
 use super::flight::Flight;
 use super::key::AgentKey;
+use super::life::{self, Life};
+use super::notices::{Notices, Trouble};
 use crate::tunnel::SharedWindow;
 use crate::tunnel::batch::MAX_BATCH_BYTES;
-use crate::tunnel::frame::{Batch, Instance};
+use crate::tunnel::frame::{Batch, Instance, Resume};
 use crate::tunnel::window::Outgoing;
 
 /// Most bytes that are on their way.
@@ -58,6 +58,8 @@ pub struct PublisherStats {
     pub failures: u64,
     /// Envelopes of which the broker had already got a copy.
     pub duplicates: u64,
+    /// Times that what speaks to the broker had ended, by what the broker said for example, and was begun anew.
+    pub begun_anew: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ pub(super) struct Shared {
     pub(super) bytes: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) duplicates: AtomicU64,
+    begun_anew: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,29 +91,24 @@ impl Publisher {
     pub fn start(config: BrokerConfig, key: &AgentKey, window: SharedWindow) -> Self {
         let (stop, stopped) = watch::channel(Stop::No);
         let shared = Arc::new(Shared::default());
-        let instance = Instance(random());
-        let run = Run {
-            sealer: Sealer::new(key, instance),
-            name: format!("sslcollector agent {}", key.name()),
-            instance,
-            config,
-            window,
-            shared: Arc::clone(&shared),
-            lanes: partitions().map(|_| Lane::default()).collect(),
-            flight_bytes: 0,
-            flying: FuturesUnordered::new(),
+        let name = format!("sslcollector agent {}", key.name());
+        let way = Way::new(config, name, shared.notices.clone());
+        let (key, kept) = (key.clone(), Arc::clone(&shared));
+        let mut first = true;
+        let life = move || {
+            if !std::mem::replace(&mut first, false) {
+                // What the life before had taken is taken once more, under another instance. That can't be refused.
+                let _ = window.lock().resume(Resume::Anew);
+            }
+            let run = Run::new(&key, way.clone(), window.clone(), Arc::clone(&kept));
+            run.run(stopped.clone())
         };
-        let thread = thread::Builder::new().name("broker".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("the system has what a runtime needs");
-            runtime.block_on(run.run(stopped));
-        });
+        let counted = Arc::clone(&shared);
+        let failed = move || counted.begin_anew();
         Self {
             stop,
+            thread: Some(life::start(shared.notices.clone(), failed, life)),
             shared,
-            thread: Some(thread.expect("the system has threads")),
         }
     }
 
@@ -123,6 +121,7 @@ impl Publisher {
             bytes: read(&self.shared.bytes),
             failures: read(&self.shared.failures),
             duplicates: read(&self.shared.duplicates),
+            begun_anew: read(&self.shared.begun_anew),
         }
     }
 
@@ -156,6 +155,13 @@ impl Drop for Publisher {
     }
 }
 
+impl Shared {
+    fn begin_anew(&self) {
+        // A count.
+        self.begun_anew.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// What waits of one partition.
 #[derive(Debug, Default)]
 struct Lane {
@@ -167,8 +173,7 @@ struct Lane {
 }
 
 struct Run {
-    config: BrokerConfig,
-    name: String,
+    way: Way,
     instance: Instance,
     sealer: Sealer,
     window: SharedWindow,
@@ -186,28 +191,75 @@ struct Landed {
 }
 
 impl Run {
-    async fn run(mut self, mut stop: watch::Receiver<Stop>) {
-        let notices = self.shared.notices.clone();
-        let client = tokio::select! {
-            client = connect(&self.config, &self.name, &notices) => client,
-            () = until(&mut stop, |stop| stop == Stop::Now) => return,
+    fn new(key: &AgentKey, way: Way, window: SharedWindow, shared: Arc<Shared>) -> Self {
+        let instance = Instance(random());
+        Self {
+            sealer: Sealer::new(key, instance),
+            instance,
+            way,
+            window,
+            shared,
+            lanes: partitions().map(|_| Lane::default()).collect(),
+            flight_bytes: 0,
+            flying: FuturesUnordered::new(),
+        }
+    }
+
+    async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Life {
+        let Some(mut connection) = self.connect(&mut stop).await else {
+            return Life::Over;
         };
-        let context = context(client);
-        let trouble = Trouble::new(notices, "the broker takes batches again");
+        let trouble = Trouble::new(
+            self.shared.notices.clone(),
+            "the broker takes batches again",
+        );
         let trouble = Arc::new(Mutex::new(trouble));
+        // What is on its way goes on by the next connection, as the same envelopes.
+        let (link, linked) = watch::channel(connection.context());
+        while !self
+            .bring((&linked, &trouble), &mut connection, &mut stop)
+            .await
+        {
+            self.shared.begin_anew();
+            self.way.say_over();
+            let Some(another) = self.connect(&mut stop).await else {
+                return Life::Over;
+            };
+            connection = another;
+            link.send_replace(connection.context());
+        }
+        Life::Over
+    }
+
+    /// `None`: nobody waits for it any more.
+    async fn connect(&self, stop: &mut watch::Receiver<Stop>) -> Option<Connection> {
+        tokio::select! {
+            connection = self.way.connect() => Some(connection),
+            () = until(stop, |stop| stop == Stop::Now) => None,
+        }
+    }
+
+    /// Until it is to stop (true), or the connection is over.
+    async fn bring(
+        &mut self,
+        to: (&watch::Receiver<Context>, &Arc<Mutex<Trouble>>),
+        connection: &mut Connection,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> bool {
         let mut alive = tokio::time::interval(ALIVE_INTERVAL / 4);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let stopping = *stop.borrow();
             self.collect();
-            let quiet = self.launch(&context, &trouble, stopping);
+            let quiet = self.launch(to, stopping);
             if stopping == Stop::Now || stopping == Stop::Drained && quiet {
-                break;
+                return true;
             }
             let window = self.window.clone();
             tokio::select! {
                 Some(landed) = self.flying.next() => self.landed(&landed),
                 () = window.filled() => {}
+                () = connection.over() => return false,
                 _ = alive.tick() => {}
                 _ = stop.changed() => {}
             }
@@ -218,7 +270,7 @@ impl Run {
     fn collect(&mut self) {
         let mut window = self.window.lock();
         while let Some(outgoing) = window.outgoing() {
-            // Preambles are for receivers that forget; a stream doesn't.
+            // The end of a preamble is for receivers that forget; a stream doesn't.
             if let Outgoing::Batch(batch) = outgoing
                 && let Some(lane) = self.lanes.get_mut(usize::from(batch.partition))
             {
@@ -228,7 +280,11 @@ impl Run {
     }
 
     /// Sends what may be sent now. True: nothing is left, not even a farewell.
-    fn launch(&mut self, context: &Context, trouble: &Arc<Mutex<Trouble>>, stop: Stop) -> bool {
+    fn launch(
+        &mut self,
+        to: (&watch::Receiver<Context>, &Arc<Mutex<Trouble>>),
+        stop: Stop,
+    ) -> bool {
         let mut quiet = self.flying.is_empty();
         for partition in partitions() {
             let lane = &mut self.lanes[usize::from(partition)];
@@ -254,7 +310,7 @@ impl Run {
             quiet = false;
             lane.flying = true;
             lane.last = Some(Instant::now());
-            let flight = self.flight((context, trouble), partition, kind, &batches);
+            let flight = self.flight(to, partition, kind, &batches);
             let (bytes, seqs) = (flight.bytes.len(), batches.iter().map(|batch| batch.seq));
             let landed = Landed {
                 partition,
@@ -272,12 +328,12 @@ impl Run {
 
     fn flight(
         &mut self,
-        (context, trouble): (&Context, &Arc<Mutex<Trouble>>),
+        (link, trouble): (&watch::Receiver<Context>, &Arc<Mutex<Trouble>>),
         partition: u16,
         kind: Kind,
         batches: &[Batch],
     ) -> Flight {
-        let subject = subject(&self.config.stream, partition);
+        let subject = subject(&self.way.config.stream, partition);
         let parts: Vec<&[u8]> = batches.iter().map(|batch| &batch.events[..]).collect();
         let sealed = self
             .sealer
@@ -285,8 +341,8 @@ impl Run {
         let instance = u128::from_be_bytes(self.instance.0);
         Flight {
             id: format!("{instance:032x}:{partition}:{}", sealed.number),
-            context: context.clone(),
-            config: self.config.clone(),
+            link: link.clone(),
+            config: self.way.config.clone(),
             subject,
             bytes: sealed.bytes,
             shared: Arc::clone(&self.shared),

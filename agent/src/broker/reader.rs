@@ -1,7 +1,7 @@
 //! Reads one subject of the stream in order, from a given place on, however often the connection is lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::{Config, Stream};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::collectors::Context;
-use super::connect::{Backoff, Trouble, causes};
+use super::life::Brake;
+use super::notices::{causes, foreign};
 
 /// Envelopes that are asked for at once.
 const PULL: usize = 8;
@@ -30,30 +31,31 @@ pub(super) struct Received {
 /// A place in the stream.
 pub(super) struct Reader {
     context: Arc<Context>,
+    partition: u16,
     subject: String,
     next: u64,
     opening: Option<tokio::task::JoinHandle<Result<Stream, String>>>,
     messages: Option<Stream>,
     /// How many the server's reader has given.
     given: u64,
-    backoff: Backoff,
-    trouble: Trouble,
-    failures: u32,
+    brake: Brake,
 }
 
 impl Reader {
-    pub(super) fn new(context: Arc<Context>, subject: String, next: u64) -> Self {
-        let trouble = Trouble::new(context.notices.clone(), "the stream can be read again");
+    pub(super) fn new(
+        context: Arc<Context>,
+        (partition, subject): (u16, String),
+        next: u64,
+    ) -> Self {
         Self {
             context,
+            partition,
             subject,
             next,
             opening: None,
             messages: None,
             given: 0,
-            backoff: Backoff::new(),
-            trouble,
-            failures: 0,
+            brake: Brake::new(),
         }
     }
 
@@ -70,8 +72,9 @@ impl Reader {
                     Ok(info) if info.consumer_sequence == self.given + 1 => {
                         let (sequence, waiting) = (info.stream_sequence, info.pending);
                         self.given += 1;
-                        self.failures = 0;
-                        self.trouble.over();
+                        if self.brake.holds(Instant::now()) {
+                            self.context.unread.over(self.partition);
+                        }
                         if sequence < self.next {
                             continue;
                         }
@@ -87,7 +90,7 @@ impl Reader {
                         info.consumer_sequence,
                         self.given + 1
                     ),
-                    Err(error) => error.to_string(),
+                    Err(error) => foreign(&error.to_string()),
                 },
                 Some(Err(error)) => causes(&error),
                 None => "it ended".into(),
@@ -98,13 +101,14 @@ impl Reader {
 
     fn fail(&mut self, error: &str) {
         self.messages = None;
-        self.failures += 1;
         // Once is what happens when a server is restarted.
-        if self.failures > 2 {
-            self.trouble.is(format!(
-                "can't read the stream {}: {error}; trying again",
-                self.context.config.stream
-            ));
+        if self.brake.failed(Instant::now()) > 2 {
+            self.context.unread.is(self.partition, || {
+                format!(
+                    "can't read the stream {}: {error}; trying again",
+                    self.context.config.stream
+                )
+            });
         }
     }
 
@@ -113,15 +117,17 @@ impl Reader {
         let opening = match &mut self.opening {
             Some(opening) => opening,
             None => {
-                if self.failures > 0 {
-                    self.backoff.wait().await;
-                }
+                let delay = match self.brake.failures() {
+                    0 => Duration::ZERO,
+                    _ => self.brake.delay(),
+                };
                 let (context, subject, next) =
                     (Arc::clone(&self.context), self.subject.clone(), self.next);
-                // Its own task, so that it isn't given up half-way with us.
-                self.opening.insert(tokio::spawn(
-                    async move { open(&context, subject, next).await },
-                ))
+                // Its own task, so that it isn't given up half-way with us, nor waited for anew.
+                self.opening.insert(tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    open(&context, subject, next).await
+                }))
             }
         };
         let opened = opening.await;
@@ -130,7 +136,7 @@ impl Reader {
             Ok(Ok(messages)) => {
                 self.messages = Some(messages);
                 self.given = 0;
-                self.backoff = Backoff::new();
+                self.brake.works(Instant::now());
             }
             Ok(Err(error)) => self.fail(&error),
             Err(error) => self.fail(&error.to_string()),

@@ -94,7 +94,7 @@ impl BrokerSource {
     }
 }
 
-fn counts(stats: &CollectorStats) -> [(u64, &'static str, &'static str); 15] {
+fn counts(stats: &CollectorStats) -> [(u64, &'static str, &'static str); 17] {
     [
         (
             stats.old_key_envelopes,
@@ -136,7 +136,7 @@ fn counts(stats: &CollectorStats) -> [(u64, &'static str, &'static str); 15] {
         (
             stats.broken_seals,
             "message",
-            "refused: the seal is broken, or not of this fleet",
+            "refused: the seal is broken, of a key that was retired, or not of this fleet",
         ),
         (
             stats.malformed,
@@ -154,6 +154,16 @@ fn counts(stats: &CollectorStats) -> [(u64, &'static str, &'static str); 15] {
             "refused: their agent isn't let in",
         ),
         (stats.unreadable, "batch", "refused: can't be read"),
+        (
+            stats.failed_marks,
+            "mark",
+            "that couldn't be written: what was put out since would be put out again after a takeover",
+        ),
+        (
+            stats.begun_anew,
+            "time",
+            "what speaks to the broker had ended, and was begun anew",
+        ),
         (
             stats.silent_agents,
             "partition",

@@ -25,6 +25,12 @@ pub(super) fn lines(branch: &BranchStats) -> Vec<String> {
             counted(publisher.failures, "attempt")
         );
     }
+    if publisher.begun_anew > 0 {
+        line += &format!(
+            ", begun anew {} after it had ended by what the broker said",
+            counted(publisher.begun_anew, "time")
+        );
+    }
     std::iter::once(line)
         .chain(losses(&broker.outbox, 0))
         .collect()

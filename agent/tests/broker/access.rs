@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use agent::broker::key::{FleetKey, Terms};
 use agent::broker::{Access, Credentials, TlsFiles};
 use mirror_tests::nats::NatsServer;
+use mirror_tests::place::write_secret;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair as TlsKey};
 
@@ -53,7 +54,7 @@ impl Authority {
             let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
             let certificate = params.signed_by(&key, &issuer).unwrap();
             std::fs::write(this.path(&format!("{end}.pem")), certificate.pem()).unwrap();
-            std::fs::write(this.path(&format!("{end}.key")), key.serialize_pem()).unwrap();
+            write_secret(&this.path(&format!("{end}.key")), &key.serialize_pem());
         }
         this
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use crate::truth::text;
 
 const DIRECTORY: &str = "SSLCOLLECTOR_TEST_DIRECTORY";
 const BROKER: &str = "SSLCOLLECTOR_TEST_BROKER";
+
+/// An agent whose first envelope has a collector panic.
+pub(crate) const FATAL: &str = "fatal";
 
 /// A collector's process, and where it writes.
 #[derive(Debug)]
@@ -167,7 +170,12 @@ fn process() {
     let feeds = {
         let (workers, numbers) = (Arc::clone(&workers), AtomicU64::new(1));
         let agents = Arc::clone(&agents);
+        let failed = AtomicBool::new(false);
         Arc::new(move |name: &str, terms: &Terms| {
+            assert!(
+                name != FATAL || failed.swap(true, Ordering::Relaxed),
+                "once it is too much"
+            );
             let number = numbers.fetch_add(1, Ordering::Relaxed);
             let agent = Arc::new(Agent::new(number, name, terms.networks()));
             agents.lock().unwrap().push(Arc::clone(&agent));

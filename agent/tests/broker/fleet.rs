@@ -85,14 +85,24 @@ impl Fleet {
 
     /// Another agent in place of the one that talks, which has said all.
     pub(crate) fn replace_agent(&mut self, key: &AgentKey) {
+        self.replace_agent_at(&self.broker.clone(), key);
+    }
+
+    /// One that has another way to the broker.
+    pub(crate) fn replace_agent_at(&mut self, broker: &str, key: &AgentKey) {
         assert!(self.agent.publisher.finish(mirror_tests::process::LIMIT));
-        self.agent = Talker::new(config_of(&self.broker), key, self.window_bytes);
+        self.agent = Talker::new(config_of(broker), key, self.window_bytes);
     }
 
     pub(crate) fn add_collector(&mut self) {
+        self.add_collector_at(self.broker.clone());
+    }
+
+    /// One that has another way to the broker.
+    pub(crate) fn add_collector_at(&mut self, broker: String) {
         let directory = format!("collector-{}", self.collectors.len());
         let directory = self.directory.path().join(directory);
-        let collector = CollectorProcess::start(directory, &self.broker);
+        let collector = CollectorProcess::start(directory, &broker);
         self.collectors.push(collector);
     }
 

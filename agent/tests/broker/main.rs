@@ -10,6 +10,7 @@ mod access;
 mod accounts;
 mod collector;
 mod fleet;
+mod hostile;
 mod keys;
 mod talker;
 mod trouble;

@@ -70,3 +70,37 @@ fn a_cluster_that_loses_a_server_loses_nothing() {
     fleet.say_farewell(phase);
     fleet.wait_until_complete(&[(phase, 60)]);
 }
+
+#[test]
+fn marks_that_cannot_be_written_are_said_once_and_counted() {
+    let mut fleet = Fleet::start(1);
+    fleet.wait_for_partitions(&[64]);
+    let server = fleet.server();
+    server.settle(
+        "authorization { users: [ { user: all, password: all, \
+         permissions: { publish: { deny: \"$KV.test-marks.>\" } } } ] }\nno_auth_user: all\n",
+    );
+    server.kill();
+    server.start_again();
+    let phase = Phase::new(0);
+    fleet.talk(phase, 0);
+    until("marks that fail in several partitions", || {
+        (fleet.stat(0, "failed_marks") > 64).then_some(())
+    });
+    fleet.server().settle("");
+    fleet.server().kill();
+    fleet.server().start_again();
+    fleet.say_farewell(phase);
+    fleet.wait_until_complete(&[(phase, 1)]);
+    let status = || fleet.collectors[0].status();
+    until("marks to be written", || {
+        status().contains("marks are written again").then_some(())
+    });
+    let said = status();
+    assert_eq!(
+        said.matches("can't write at the broker how far").count(),
+        1,
+        "{said}"
+    );
+    assert!(said.contains("(bucket test-marks, key mark."), "{said}");
+}

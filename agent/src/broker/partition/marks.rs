@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Part, Source};
-use crate::broker::collectors::Context;
+use crate::broker::collectors::{Context, mark_key};
 use crate::broker::connect::Backoff;
 use crate::broker::mark::{Mark, SourceMark};
 use crate::tunnel::batch::{BatchWriter, MAX_BATCH_BYTES};
@@ -24,47 +24,57 @@ pub(super) async fn take_mark(
     partition: u16,
     fence: u64,
 ) -> Option<(Mark, u64)> {
-    let key = mark_key(partition);
     let mut backoff = Backoff::new();
     loop {
-        if let Ok(entry) = context.marks.entry(key.clone()).await {
-            let written = entry.filter(|entry| entry.operation == kv::Operation::Put);
-            let (mut mark, revision) = match written {
-                None => (Mark::default(), None),
-                Some(entry) => match context.marker.open(partition, &entry.value) {
-                    Ok(mark) => (mark, Some(entry.revision)),
-                    Err(error) => {
-                        context.stats.refused_marks.add(1);
-                        context.notices.say(format!(
-                            "the mark of partition {partition} can't be used: {error}; reading on with the oldest batch \
-                             that the broker has"
-                        ));
-                        (Mark::default(), Some(entry.revision))
-                    }
-                },
-            };
-            if mark.fence > fence {
-                return None;
-            }
-            if mark.fence != 0 && mark.fence != fence && !mark.handed_over {
-                context.stats.takeovers.add(1);
-            }
-            mark.fence = fence;
-            let unclean = Mark {
-                handed_over: false,
-                ..mark.clone()
-            };
-            let sealed = context.marker.seal(partition, &unclean);
-            let written = match revision {
-                None => context.marks.create(&key, sealed).await.ok(),
-                Some(revision) => context.marks.update(&key, sealed, revision).await.ok(),
-            };
-            if let Some(revision) = written {
-                return Some((mark, revision));
-            }
+        match claim(context, partition, fence).await {
+            Ok(claimed) => return claimed,
+            Err(error) => context.note_unmarked(partition, &*error),
         }
         backoff.wait().await;
     }
+}
+
+/// One attempt at it. An error: the broker doesn't answer, or somebody has just written another one.
+async fn claim(
+    context: &Context,
+    partition: u16,
+    fence: u64,
+) -> Result<Option<(Mark, u64)>, async_nats::Error> {
+    let key = mark_key(partition);
+    let entry = context.marks.entry(key.clone()).await?;
+    let written = entry.filter(|entry| entry.operation == kv::Operation::Put);
+    let (mut mark, revision) = match written {
+        None => (Mark::default(), None),
+        Some(entry) => match context.marker.open(partition, &entry.value) {
+            Ok(mark) => (mark, Some(entry.revision)),
+            Err(error) => {
+                context.stats.refused_marks.add(1);
+                context.notices.say(format!(
+                    "the mark of partition {partition} can't be used: {error}; reading on with the oldest batch that the \
+                     broker has"
+                ));
+                (Mark::default(), Some(entry.revision))
+            }
+        },
+    };
+    if mark.fence > fence {
+        return Ok(None);
+    }
+    if mark.fence != 0 && mark.fence != fence && !mark.handed_over {
+        context.stats.takeovers.add(1);
+    }
+    mark.fence = fence;
+    let unclean = Mark {
+        handed_over: false,
+        ..mark.clone()
+    };
+    let sealed = context.marker.seal(partition, &unclean);
+    let revision = match revision {
+        None => context.marks.create(&key, sealed).await?,
+        Some(revision) => context.marks.update(&key, sealed, revision).await?,
+    };
+    context.unmarked.over(partition);
+    Ok(Some((mark, revision)))
 }
 
 impl Part<'_> {
@@ -131,28 +141,43 @@ impl Part<'_> {
         };
         let sealed = self.context.marker.seal(partition, &mark);
         let key = mark_key(partition);
-        match self.context.marks.update(&key, sealed, self.revision).await {
+        let context = self.context;
+        let error = match context.marks.update(&key, sealed, self.revision).await {
             Ok(revision) => {
-                self.revision = revision;
-                self.marked_sequence = mark.sequence;
-                self.context.stats.marks.add(1);
+                self.is_marked(&mark, revision);
+                return true;
+            }
+            Err(error) => error,
+        };
+        match context.marks.entry(key).await {
+            Ok(Some(entry)) => match context.marker.open(partition, &entry.value) {
+                // It was written all the same.
+                Ok(found) if found == mark => {
+                    self.is_marked(&mark, entry.revision);
+                    true
+                }
+                Ok(found) if found.fence == self.fence => {
+                    self.revision = entry.revision;
+                    context.note_unmarked(partition, &error);
+                    true
+                }
+                Ok(found) => found.fence < self.fence,
+                Err(_) => false,
+            },
+            Ok(None) => false,
+            // The broker isn't there: the permit ends by itself.
+            Err(_) => {
+                context.note_unmarked(partition, &error);
                 true
             }
-            // It may have been written all the same: then its number is ours.
-            Err(_) => match self.context.marks.entry(key).await {
-                Ok(Some(entry)) => match self.context.marker.open(partition, &entry.value) {
-                    Ok(mark) if mark.fence == self.fence => {
-                        self.revision = entry.revision;
-                        true
-                    }
-                    Ok(mark) => mark.fence < self.fence,
-                    Err(_) => false,
-                },
-                Ok(None) => false,
-                // The broker isn't there: the permit ends by itself.
-                Err(_) => true,
-            },
         }
+    }
+
+    fn is_marked(&mut self, mark: &Mark, revision: u64) {
+        self.revision = revision;
+        self.marked_sequence = mark.sequence;
+        self.context.stats.marks.add(1);
+        self.context.unmarked.over(self.partition);
     }
 
     /// Removes from the stream what nobody needs any more.
@@ -169,10 +194,6 @@ impl Part<'_> {
             }
         }
     }
-}
-
-fn mark_key(partition: u16) -> String {
-    format!("mark.{partition:02}")
 }
 
 /// Live flows as batches of beginnings.
