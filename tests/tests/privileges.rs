@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use mirror_tests::attach::{Run, Scenario, assert_whole};
 use mirror_tests::nats::NatsServer;
-use mirror_tests::place::Place;
+use mirror_tests::place::{Place, write_secret};
 use mirror_tests::process::{Process, output_of, run, stdout_of, until};
 use mirror_tests::reader::Capture;
 use mirror_tests::service::Agent;
@@ -405,7 +405,7 @@ fn neither_side_of_a_broker_has_a_privilege() {
     let of = |words: &[&str]| stdout_of(Command::new(binary()).args(words));
     of(&["fleet-key", "--fleet-key", &fleet, "init"]);
     let key = of(&["fleet-key", "--fleet-key", &fleet, "agent", "web"]);
-    fs::write(&own, key).expect("a key");
+    write_secret(Path::new(&own), &key);
     let url = broker.url();
     let capture = place.path("capture.pcapng").display().to_string();
     let socket = scenario.socket().display().to_string();

@@ -146,7 +146,8 @@ pub(crate) struct FleetKeyArgs {
 pub(crate) enum FleetKeyCommand {
     /// Make the key of a new fleet of collectors. All of them get a copy of the file; nobody else
     Init,
-    /// Print the key of an agent, which is to be kept in a file on its host. It opens nothing
+    /// Print the key of an agent, which is to be kept in a file on its host. It opens nothing. `umask 077` before it is
+    /// written: a file that others can read is refused
     Agent {
         /// The agent's name
         name: String,

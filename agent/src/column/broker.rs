@@ -95,6 +95,7 @@ impl Way for BrokerWay {
 mod tests {
     use agent::broker::key::{FleetKey, Terms};
     use clap::Parser;
+    use mirror_tests::place::write_secret;
     use mirror_tests::process::until;
 
     use super::super::End;
@@ -115,7 +116,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("own.key");
         let key = FleetKey::generate().agent("web", &Terms::default());
-        std::fs::write(&path, key.unwrap().to_text()).unwrap();
+        write_secret(&path, &key.unwrap().to_text());
         let words = ["sslcollector", "-I", "none", "--socket", "/s", "-t"];
         let words = words.map(str::to_owned).into_iter().chain([
             "nats://127.0.0.1:1".to_owned(),

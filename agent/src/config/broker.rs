@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent::broker::key::{AgentKey, FleetKeys};
-use agent::broker::{Access, BrokerConfig, Credentials, TlsFiles};
+use agent::broker::{Access, AccessError, BrokerConfig, Credentials, TlsFiles};
+use agent::identity::read_given_secret;
 use anyhow::{Context, bail};
 use async_nats::ServerAddr;
 
@@ -165,15 +166,11 @@ fn credentials(args: &BrokerArgs) -> Option<CredentialsFile> {
 
 impl CredentialsFile {
     fn load(&self) -> anyhow::Result<Credentials> {
-        let (path, option) = match self {
-            Self::Credentials(path) => (path, "--nats-creds"),
-            Self::Seed(path) => (path, "--nats-nkey-file"),
-            Self::Token(path) => (path, "--nats-token-file"),
-            Self::Password(_, path) => (path, "--nats-password-file"),
-        };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("can't read {} ({option})", path.display()))?;
+        let text = read_given_secret(self.place().0)?;
         let line = text.trim_end().to_owned();
+        if line.is_empty() {
+            bail!("it is empty");
+        }
         Ok(match self {
             Self::Credentials(_) => Credentials::File(text),
             Self::Seed(_) => Credentials::Seed(line),
@@ -184,6 +181,24 @@ impl CredentialsFile {
             },
         })
     }
+
+    /// Its path, and the option that says so.
+    fn place(&self) -> (&Path, &'static str) {
+        match self {
+            Self::Credentials(path) => (path, "--nats-creds"),
+            Self::Seed(path) => (path, "--nats-nkey-file"),
+            Self::Token(path) => (path, "--nats-token-file"),
+            Self::Password(_, path) => (path, "--nats-password-file"),
+        }
+    }
+
+    /// What was wrong with what.
+    fn blame(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        let (path, option) = self.place();
+        error
+            .into()
+            .context(format!("can't use {} ({option})", path.display()))
+    }
 }
 
 impl BrokerChoice {
@@ -192,10 +207,16 @@ impl BrokerChoice {
     /// # Errors
     /// It can't be read.
     pub(crate) fn load(&self) -> anyhow::Result<BrokerConfig> {
-        let credentials = self.credentials.as_ref().map(CredentialsFile::load);
+        let file = self.credentials.as_ref();
+        let load = |file: &CredentialsFile| file.load().map_err(|error| file.blame(error));
+        let credentials = file.map(load).transpose()?;
+        let access = Access::new(credentials, &self.tls).map_err(|error| match (&error, file) {
+            (AccessError::Credentials(_), Some(file)) => file.blame(error),
+            _ => error.into(),
+        })?;
         Ok(BrokerConfig {
             servers: self.servers.clone(),
-            access: Access::new(credentials.transpose()?, &self.tls)?,
+            access,
             stream: self.stream.clone(),
             max_age: self.max_age,
             max_bytes: self.max_bytes,
@@ -224,7 +245,13 @@ impl SourceChoice {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use clap::Parser;
+    use mirror_tests::place::write_secret;
+
+    use crate::cli::Cli;
+    use crate::config::{OutputChoice, Task, resolve};
 
     #[test]
     fn a_secret_in_an_address_is_refused_and_not_repeated() {
@@ -234,10 +261,54 @@ mod tests {
             "nats://a,nats://user:geheim@b",
         ] {
             let words = ["sslcollector", "-I", "none", "--socket", "/s", "-t", to];
-            let cli = crate::cli::Cli::try_parse_from(words).unwrap();
-            let told = format!("{:#}", crate::config::resolve(cli).err().unwrap());
+            let cli = Cli::try_parse_from(words).unwrap();
+            let told = format!("{:#}", resolve(cli).err().unwrap());
             assert!(told.contains("--nats-password-file"), "{told}");
             assert!(!told.contains("geheim"), "{told}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_is_said_with_its_file_and_option() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let told = |option: &str| {
+            let path = path.display().to_string();
+            let words = ["sslcollector", "-I", "none", "--socket", "/s", "-t"];
+            let words = words.into_iter().chain(["nats://a", option, &path]);
+            let user = ["--nats-user", "u"].into_iter();
+            let user = user.filter(|_| option == "--nats-password-file");
+            let cli = Cli::try_parse_from(words.chain(user)).unwrap();
+            let Task::Mirror(settings) = resolve(cli).unwrap() else {
+                panic!("it serves");
+            };
+            let [OutputChoice::Broker(choice)] = &settings.outputs[..] else {
+                panic!("one output, by a broker");
+            };
+            let error = choice.load().map(|_| ()).unwrap_err();
+            let told = format!("{error:#}");
+            let place = format!("can't use {path} ({option}): ");
+            assert!(told.starts_with(&place), "{told}");
+            told
+        };
+        let options = [
+            "--nats-creds",
+            "--nats-nkey-file",
+            "--nats-token-file",
+            "--nats-password-file",
+        ];
+        for option in options {
+            let _ = std::fs::remove_file(&path);
+            assert!(told(option).contains("can't read"));
+            write_secret(&path, "\n");
+            assert!(told(option).contains("it is empty"));
+            let everybody = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(&path, everybody).unwrap();
+            assert!(told(option).contains("(mode 644)"));
+        }
+        write_secret(&path, "anything");
+        assert!(told("--nats-creds").contains("no credentials"));
+        assert!(told("--nats-nkey-file").contains("no seed"));
+        assert!(!told("--nats-creds").contains("anything"));
     }
 }
