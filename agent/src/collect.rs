@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::broker::{BrokerSource, OpenBroker};
 use self::outlet::{Board, ColumnOutlet};
 use self::report::Reporter;
+use crate::column::{Column, open_log};
 use crate::config::{CollectorSettings, OutputChoice};
 use crate::privileges::Privileges;
 use crate::run::{random, say};
@@ -124,21 +125,23 @@ fn start_workers(
     helper: Option<&Helper>,
 ) -> anyhow::Result<Workers> {
     // No capture, which is to be in order of time.
-    let interfaces_only = settings
-        .outputs
-        .iter()
-        .all(|output| matches!(output, OutputChoice::Interface(_) | OutputChoice::Vxlan(_)));
+    let interfaces_only = settings.outputs.iter().all(|output| {
+        use OutputChoice::{Interface, Log, Vxlan};
+        matches!(output, Interface(_) | Vxlan(_) | Log(_))
+    });
     let config = WorkersConfig {
         workers: settings.workers,
         reorder_ns: if interfaces_only { 0 } else { REORDER_NS },
         ..WorkersConfig::default()
     };
     let key = SequenceKey::new(random()?);
+    let log = open_log(&settings.outputs, helper)?;
     let (outputs, board) = (settings.outputs.clone(), Arc::clone(board));
     let helper = helper.cloned();
     Workers::start(&config, move |number| {
         let board = Arc::clone(&board);
-        ColumnOutlet::open(number, &outputs, &key, helper.as_ref(), board)
+        let column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
+        Ok(ColumnOutlet::new(number, column, board))
     })
 }
 

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use agent::helper::{self, BecomeError, Duties, Duty, Helper, User};
 use agent::identity::agent_directory;
 use agent::keep::Inherited;
+use agent::output::LogTarget;
 use anyhow::Context;
 use rustix::fs::{Access, access};
 
-use crate::config::OutputChoice;
+use crate::config::{LogChoice, OutputChoice};
 use crate::run::say;
 use crate::{pair, rotation};
 
@@ -149,6 +150,10 @@ fn duty(output: &OutputChoice) -> Duty {
             let (base, keep) = (path.clone(), rotation.keep);
             Duty::Files(Box::new(move || rotation::open_next(&base, keep)))
         }
+        OutputChoice::Log(LogChoice::File(path)) => {
+            let path = path.clone();
+            Duty::Files(Box::new(move || LogTarget::open(&path)))
+        }
         OutputChoice::Interface(choice) if choice.create => {
             let name = choice.name.clone();
             Duty::Interface(Box::new(move || {
@@ -157,6 +162,7 @@ fn duty(output: &OutputChoice) -> Duty {
         }
         OutputChoice::Interface(_)
         | OutputChoice::Stdout
+        | OutputChoice::Log(LogChoice::Stdout)
         | OutputChoice::Summary
         | OutputChoice::Broker(_)
         | OutputChoice::Tunnel(_)

@@ -4,7 +4,7 @@ mod broker;
 mod outputs;
 mod tunnel;
 
-pub(crate) use self::outputs::{packets, reader_losses, sending_losses};
+pub(crate) use self::outputs::{log_lines, packets, reader_losses, sending_losses};
 
 use agent::flow::FlowStats;
 use agent::intake::{IntakeStats, Refusal};
@@ -62,6 +62,7 @@ impl Counts {
         lines.extend(self.outputs.iter().flat_map(tunnel::lines));
         lines.extend(self.outputs.iter().flat_map(broker::lines));
         lines.extend(self.outputs.iter().flat_map(reader_losses));
+        lines.extend(log_lines(&self.outputs));
         lines.extend(self.limits());
         lines
     }

@@ -13,8 +13,8 @@ use agent::keep::{Inherited, Manager};
 use anyhow::Context;
 use rustix::process::Signal;
 
-use crate::column::{Broken, Column};
-use crate::config::{Mode, OutputChoice, Settings, WatchChoice};
+use crate::column::{Broken, Column, open_log};
+use crate::config::{LogChoice, Mode, OutputChoice, Settings, WatchChoice};
 use crate::diagnosis::diagnose;
 use crate::launch::{Exit, Running};
 use crate::place::Place;
@@ -63,7 +63,9 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let mut signals = Signals::catch(serves).context("can't catch signals")?;
     let capture = watch(&settings.watch)?;
     let place = Place::make(&settings.mode)?;
-    let mut column = Column::open(&outputs, &SequenceKey::new(random()?), helper)?;
+    let log = open_log(&outputs, helper)?;
+    let key = SequenceKey::new(random()?);
+    let mut column = Column::open(&outputs, &key, helper, log.as_ref())?;
     column.take_complaints().iter().for_each(|line| say(line));
     let listening = "can't listen for programs";
     let config = place.intake_config(settings);
@@ -112,11 +114,15 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
             (0, None)
         }
         Mode::Run(program) => {
-            let to_stderr = settings.outputs.contains(&OutputChoice::Stdout);
-            if to_stderr {
-                say(
-                    "standard output carries the capture: what the program prints there goes to standard error",
-                );
+            let stdout = settings.outputs.iter().find_map(|output| match output {
+                OutputChoice::Stdout => Some("capture"),
+                OutputChoice::Log(LogChoice::Stdout) => Some("log"),
+                _ => None,
+            });
+            if let Some(what) = stdout {
+                say(&format!(
+                    "standard output carries the {what}: what the program prints there goes to standard error"
+                ));
             }
             let running = Running::start(
                 program,
@@ -124,7 +130,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
                 settings.ring_bytes,
                 settings.wait_ms,
                 &settings.filters,
-                to_stderr,
+                stdout.is_some(),
             )?;
             (
                 agent.accompany(running, &mut signals)?.code(),

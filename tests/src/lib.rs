@@ -43,6 +43,7 @@ pub mod reader;
 pub mod rules;
 pub mod sensor;
 pub mod service;
+pub mod sessions;
 pub mod sslcollector;
 pub mod streams;
 pub mod synth;

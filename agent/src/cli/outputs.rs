@@ -34,6 +34,7 @@ pub(crate) struct CaptureArgs {
     pub(crate) keep: Option<NonZeroUsize>,
 }
 
+const LOG: &str = "A log of sessions";
 const INTERFACE: &str = "Packets on an interface";
 const VXLAN: &str = "Packets by VXLAN";
 const VIEW: &str = "How packets look, and how fast they go, on an interface and by VXLAN";
@@ -62,6 +63,20 @@ pub(crate) struct OutputArgs {
     /// Readers who connect.
     #[command(flatten)]
     pub(crate) readers: ReadersArgs,
+
+    /// A line for each session.
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// A line for each session.
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
+    /// Write a line of JSON for each session at its end (sessions.jsonl): who spoke with whom, by which program, in which
+    /// container, with which TLS, how much of it was seen; `-` is standard output, unless -w has it. It is written at
+    /// the file's end; SIGHUP opens it anew, as logrotate wants it
+    #[arg(help_heading = LOG, long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
 }
 
 /// Packets on an interface.

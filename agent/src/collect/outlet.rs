@@ -5,11 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::collector::Outlet;
 use agent::event::{FlowEvent, FlowSink, WallTime};
-use agent::forge::SequenceKey;
-use agent::helper::Helper;
 
 use crate::column::{BranchStats, Broken, Column};
-use crate::config::OutputChoice;
 
 /// Where workers leave what people should know, and see that they may begin.
 #[derive(Debug, Default)]
@@ -74,22 +71,16 @@ pub(super) struct ColumnOutlet {
 }
 
 impl ColumnOutlet {
-    pub(super) fn open(
-        number: usize,
-        outputs: &[OutputChoice],
-        key: &SequenceKey,
-        helper: Option<&Helper>,
-        board: Arc<Board>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(number: usize, column: Column, board: Arc<Board>) -> Self {
         let mut outlet = Self {
             number,
-            column: Column::open(outputs, key, helper)?,
+            column,
             board,
             begun: false,
             blind: false,
         };
         outlet.note(Vec::new(), false);
-        Ok(outlet)
+        outlet
     }
 
     /// Begins when it may. An output that can't is as good as none.

@@ -8,7 +8,7 @@ use agent::collector::{AgentReport, Fleet, WorkerReport};
 
 use crate::column::BranchStats;
 use crate::config::OutputChoice;
-use crate::report::{counted, packets as packets_in, reader_losses, sending_losses};
+use crate::report::{counted, log_lines, packets as packets_in, reader_losses, sending_losses};
 
 /// Reports, each with the rates since the one before.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl Reporter {
         }
         lines.extend(outputs.iter().flat_map(sending_losses));
         lines.extend(outputs.iter().flat_map(reader_losses));
+        lines.extend(log_lines(outputs));
         let refusals = fleet.refusals();
         if !refusals.is_empty() {
             let each: Vec<_> = refusals
@@ -186,6 +187,7 @@ fn first_line(agents: &[AgentReport], workers: &[WorkerReport], outputs: &[Branc
     let mut packets: Vec<(String, u64)> = Vec::new();
     for branch in outputs {
         let (place, count) = match &branch.output {
+            OutputChoice::Log(_) => continue,
             OutputChoice::Interface(choice) => {
                 (format!("on {}", choice.name), branch.end.sent.frames)
             }

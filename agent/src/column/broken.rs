@@ -26,30 +26,34 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use io::ErrorKind as Kind;
         let Self { output, error, .. } = self;
+        let (what, option) = match output {
+            OutputChoice::Log(_) => ("log", "--log"),
+            _ => ("capture", "-w"),
+        };
         match error.kind() {
             Kind::BrokenPipe => write!(
                 f,
-                "{output} was closed by its reader: the capture ends there; let the reader read on to have more, or \
-                 write to a file with -w FILE"
+                "{output} was closed by its reader: the {what} ends there; let the reader read on to have more, or \
+                 write to a file with {option} FILE"
             ),
             Kind::StorageFull | Kind::QuotaExceeded => write!(
                 f,
-                "no room left for {output}: the capture ends there; \
-                 free some space, or write elsewhere with -w FILE"
+                "no room left for {output}: the {what} ends there; \
+                 free some space, or write elsewhere with {option} FILE"
             ),
             Kind::FileTooLarge => write!(
                 f,
-                "{output} is as large as a file may be: the capture ends there; raise the limit (ulimit -f, \
+                "{output} is as large as a file may be: the {what} ends there; raise the limit (ulimit -f, \
                  LimitFSIZE=), or have files follow one another with --rotate-size"
             ),
             Kind::TimedOut => write!(
                 f,
-                "can't write {output}: {error}; have its reader read faster, or write to a file with -w FILE"
+                "can't write {output}: {error}; have its reader read faster, or write to a file with {option} FILE"
             ),
             _ => write!(
                 f,
-                "can't write {output}: {error}; the capture ends there; see to what it says and start sslcollector \
-                 again, or write elsewhere with -w FILE"
+                "can't write {output}: {error}; the {what} ends there; see to what it says and start sslcollector \
+                 again, or write elsewhere with {option} FILE"
             ),
         }
     }

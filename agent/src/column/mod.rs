@@ -7,6 +7,7 @@ mod broken;
 mod broker;
 mod capture;
 mod interface;
+mod log;
 mod readers;
 mod stream;
 mod summary;
@@ -18,12 +19,16 @@ use std::io;
 use agent::event::{FlowChange, FlowEvent, FlowSink, WallTime};
 use agent::forge::{ForgeStats, SequenceKey};
 use agent::helper::Helper;
-use agent::output::{ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats};
+use agent::output::{
+    LogStats, LogWriter, ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats,
+};
 
 pub(crate) use self::broken::Broken;
 pub(crate) use self::broker::BrokerStats;
 use self::broker::BrokerWay;
 use self::interface::InterfaceEnd;
+use self::log::LogEnd;
+pub(crate) use self::log::open_log;
 use self::readers::ReadersEnd;
 use self::summary::SummaryEnd;
 use self::tunnel::TunnelWay;
@@ -160,6 +165,8 @@ pub(crate) struct EndStats {
     pub(crate) each_reader: Vec<ReaderStats>,
     /// What went to standard output or a pipe.
     pub(crate) stream: Option<StreamStats>,
+    /// What became of the log, whoever writes to it.
+    pub(crate) log: Option<LogStats>,
 }
 
 /// What one output has done.
@@ -186,7 +193,7 @@ impl Branch {
 
 impl Column {
     /// Opens the outputs, with all that needs a privilege: they are given up behind this. Initial sequence numbers come
-    /// from `key`; a `helper` does what has to be done later.
+    /// from `key`; a `helper` does what has to be done later. The `log` among the outputs is open already.
     ///
     /// # Errors
     /// One can't be written; says why, and what to do.
@@ -194,6 +201,7 @@ impl Column {
         outputs: &[OutputChoice],
         key: &SequenceKey,
         helper: Option<&Helper>,
+        log: Option<&LogWriter>,
     ) -> anyhow::Result<Self> {
         let mut branches = Vec::new();
         for (number, output) in (0..).zip(outputs) {
@@ -209,6 +217,10 @@ impl Column {
                 OutputChoice::Tunnel(choice) => Box::new(TunnelWay::open(choice)?),
                 OutputChoice::Vxlan(choice) => Box::new(VxlanEnd::open(choice, key)?),
                 OutputChoice::Readers(choice) => Box::new(ReadersEnd::open(choice, key)?),
+                OutputChoice::Log(_) => match log {
+                    Some(writer) => Box::new(LogEnd::new(writer.clone())),
+                    None => continue,
+                },
             };
             branches.push(Branch {
                 output: output.clone(),

@@ -86,6 +86,7 @@ fn is_shared(output: &OutputChoice) -> bool {
         output,
         OutputChoice::Interface(InterfaceChoice { pace: None, .. })
             | OutputChoice::Vxlan(VxlanChoice { pace: None, .. })
+            | OutputChoice::Log(_)
     )
 }
 
@@ -109,6 +110,8 @@ mod tests {
     fn a_file_has_one_writer() {
         assert_eq!(settings(&["-w", "x"]).unwrap().workers, 1);
         assert_eq!(settings(&["-o", "x", "--workers", "3"]).unwrap().workers, 3);
+        let log = ["-o", "x", "--log", "y", "--workers", "3"];
+        assert_eq!(settings(&log).unwrap().workers, 3);
         assert_eq!(settings(&["-o", "x", "--pace", "1G"]).unwrap().workers, 1);
         let vxlan = ["--vxlan", "10.0.0.5", "--vni", "7", "--workers", "3"];
         assert_eq!(settings(&vxlan).unwrap().workers, 3);

@@ -21,7 +21,9 @@ pub(crate) use self::collector::CollectorSettings;
 use self::collector::resolve_collector;
 pub(crate) use self::fleet_key::FleetKeyTask;
 use self::outputs::outputs;
-pub(crate) use self::outputs::{InterfaceChoice, OutputChoice, ReadersChoice, VxlanChoice};
+pub(crate) use self::outputs::{
+    InterfaceChoice, LogChoice, OutputChoice, ReadersChoice, VxlanChoice,
+};
 pub(crate) use self::tunnel::TunnelChoice;
 use crate::cli::{AgentsArgs, Cli, Command, EnrollArgs, JoinArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
@@ -158,9 +160,12 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
             words: args.program,
             library_dir,
         }),
-        outputs: match outputs(args.output, (args.tunnel, args.broker))? {
-            none if none.is_empty() => vec![OutputChoice::Summary],
-            outputs => outputs,
+        outputs: {
+            let mut outputs = outputs(args.output, (args.tunnel, args.broker))?;
+            if outputs.iter().all(|it| matches!(it, OutputChoice::Log(_))) {
+                outputs.push(OutputChoice::Summary);
+            }
+            outputs
         },
         // The program is the user's own.
         user: None,
@@ -271,6 +276,22 @@ mod tests {
         let settings = settings(&["-w", "-", "--socket", "/tmp/x"]).unwrap();
         assert_eq!(settings.outputs, [OutputChoice::Stdout]);
         assert_eq!(settings.watch, WatchChoice::AnyIfAllowed);
+    }
+
+    #[test]
+    fn a_log_stands_beside_other_outputs() {
+        let outputs = |words: &[&str]| {
+            let words = [words, &["--socket", "/tmp/x"]].concat();
+            settings(&words).map(|settings| settings.outputs)
+        };
+        let log = |path: &str| OutputChoice::Log(LogChoice::File(path.into()));
+        assert_eq!(outputs(&["--log", "x"]).unwrap(), [log("x")]);
+        let both = outputs(&["-w", "-", "--log", "x"]).unwrap();
+        assert_eq!(both, [OutputChoice::Stdout, log("x")]);
+        let both = outputs(&["-w", "x", "--log", "-"]).unwrap();
+        assert_eq!(both[1], OutputChoice::Log(LogChoice::Stdout));
+        let error = outputs(&["-w", "-", "--log", "-"]).unwrap_err();
+        assert!(error.to_string().contains("one thing"), "{error}");
     }
 
     #[test]

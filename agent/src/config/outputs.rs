@@ -31,8 +31,19 @@ pub(crate) enum OutputChoice {
     Vxlan(VxlanChoice),
     /// Captures for readers who connect.
     Readers(ReadersChoice),
+    /// No packets: a line for each session.
+    Log(LogChoice),
     /// No packets: a summary for people on standard error.
     Summary,
+}
+
+/// Where the log of sessions goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LogChoice {
+    /// At the end of this file.
+    File(PathBuf),
+    /// To standard output.
+    Stdout,
 }
 
 /// An interface for packets, and how they look there.
@@ -88,6 +99,8 @@ impl fmt::Display for OutputChoice {
             Self::Tunnel(choice) => choice.fmt(f),
             Self::Vxlan(choice) => choice.destination.fmt(f),
             Self::Readers(choice) => write!(f, "PCAP-over-IP at {}", list(&choice.listen)),
+            Self::Log(LogChoice::File(path)) => path.display().fmt(f),
+            Self::Log(LogChoice::Stdout) => f.write_str("standard output"),
             Self::Summary => f.write_str("standard error"),
         }
     }
@@ -134,6 +147,7 @@ pub(super) fn outputs(
         vxlan,
         view,
         readers,
+        log,
     } = args;
     let rotation = RotationChoice {
         bytes: capture.rotate_size,
@@ -158,6 +172,13 @@ pub(super) fn outputs(
         true => OutputChoice::Stdout,
         false => OutputChoice::File(path, rotation),
     });
+    let log = log.log.map(|path| match path.as_os_str() == "-" {
+        true => OutputChoice::Log(LogChoice::Stdout),
+        false => OutputChoice::Log(LogChoice::File(path)),
+    });
+    if to_stdout && log == Some(OutputChoice::Log(LogChoice::Stdout)) {
+        bail!("standard output is one thing: give a name with -w or with --log");
+    }
     let pace = view.pace;
     let view = View {
         vlan: view.vlan,
@@ -225,7 +246,7 @@ pub(super) fn outputs(
         Some(broker) => Some(OutputChoice::Broker(broker)),
         None => tunnel(tunnel_args)?.map(OutputChoice::Tunnel),
     };
-    let others = [capture, interface_output, readers, away]
+    let others = [capture, interface_output, readers, away, log]
         .into_iter()
         .flatten();
     Ok(others.chain(sensors).collect())

@@ -7,6 +7,7 @@
 //! Forger ──> InterfaceSink ──> interface
 //! Forger ──> VxlanSink ──> sensor
 //! TextSummary ──> terminal
+//! SessionLog ──> LogWriter ──> file
 //! ```
 
 mod batch;
@@ -19,6 +20,7 @@ mod pcap;
 mod pcapng;
 mod readers;
 mod reorder;
+mod sessions;
 mod tee;
 mod text;
 mod vxlan;
@@ -34,6 +36,7 @@ pub use readers::{
     ReadersStats, Stream, StreamStats, TlsFiles,
 };
 pub use reorder::{Reorder, ReorderStats};
+pub use sessions::{LogStats, LogTarget, LogWriter, SessionLog};
 pub use tee::Tee;
 pub use text::{TextLimits, TextSummary};
 pub use vxlan::{Vni, VxlanAddress, VxlanError, VxlanSink};

@@ -83,6 +83,29 @@ pub(crate) fn sending_losses(branch: &BranchStats) -> impl Iterator<Item = Strin
     .flatten()
 }
 
+/// What is in the log, and what isn't. Columns that write the same log have the same counts.
+pub(crate) fn log_lines(outputs: &[BranchStats]) -> impl Iterator<Item = String> + use<> {
+    let log = outputs
+        .iter()
+        .find_map(|branch| Some((branch.end.log?, branch.output.to_string())));
+    let lines = log.map(|(stats, output)| {
+        let written = counted(stats.sessions.saturating_sub(stats.lost), "session");
+        let place = match output == "standard output" {
+            true => "on",
+            false => "in",
+        };
+        let lost = (stats.lost > 0).then(|| {
+            format!(
+                "{} LOST on the way to the log {output}, which couldn't be written, or not fast enough ({})",
+                counted(stats.lost, "session"),
+                counted(stats.outages, "time"),
+            )
+        });
+        [Some(format!("{written} logged {place} {output}")), lost]
+    });
+    lines.into_iter().flatten().flatten()
+}
+
 /// What readers who connected didn't get, and who didn't get anything.
 pub(crate) fn reader_losses(branch: &BranchStats) -> impl Iterator<Item = String> + use<> {
     let stats = branch.end.readers.unwrap_or_default();

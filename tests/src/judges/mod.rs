@@ -4,4 +4,6 @@ mod suricata;
 mod wireshark;
 
 pub use suricata::{FileInfo, HttpEvent, Listening, Profile, Suricata, Verdict};
-pub use wireshark::{complaints, exported_objects, follow, http2_messages, in_time_order};
+pub use wireshark::{
+    complaints, exported_objects, follow, follow_with, http2_messages, in_time_order,
+};

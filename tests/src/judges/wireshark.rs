@@ -44,7 +44,17 @@ pub fn exported_objects(capture: &Path, directory: &Path) -> BTreeMap<String, Ve
 /// What tshark prints for the fields of the packets that pass a display filter; a line a packet, tabs
 /// between the fields.
 pub fn follow(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
+    follow_by(tshark(capture), filter, fields)
+}
+
+/// The same, by a protocol that tshark doesn't look for unasked.
+pub fn follow_with(capture: &Path, filter: &str, fields: &[&str], protocol: &str) -> Vec<String> {
     let mut tshark = tshark(capture);
+    tshark.args(["--enable-protocol", protocol]);
+    follow_by(tshark, filter, fields)
+}
+
+fn follow_by(mut tshark: Command, filter: &str, fields: &[&str]) -> Vec<String> {
     tshark.args(["-Y", filter, "-T", "fields"]);
     for field in fields {
         tshark.args(["-e", field]);
