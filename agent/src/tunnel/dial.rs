@@ -20,7 +20,7 @@ use crate::identity::{self, Address, Membership};
 /// How long a name, an address or a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clear text that rustls takes at a time, in bytes; each system call carries as much.
-const TLS_BUFFER_BYTES: usize = 256 * 1024;
+const TLS_BUFFER_BYTES: usize = 512 * 1024;
 
 /// Where a collector is, and how it is talked to.
 #[derive(Clone, Debug)]
