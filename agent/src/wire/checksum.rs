@@ -1,6 +1,7 @@
 //! The Internet checksum (RFC 1071).
 
-/// A ones' complement sum in the making.
+/// A ones' complement sum in the making, of words as this machine has them: the sum of swapped words is the swapped sum
+/// (RFC 1071 section 2 B).
 ///
 /// Only its last part may have an odd length: a byte stands at the same place of its 16 bit word in
 /// the sum as in the packet.
@@ -15,16 +16,16 @@ impl Checksum {
         let (words, rest) = bytes.as_chunks::<4>();
         let sum: u64 = words
             .iter()
-            .map(|word| u64::from(u32::from_be_bytes(*word)))
+            .map(|word| u64::from(u32::from_ne_bytes(*word)))
             .sum();
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
-        self.0 += sum + u64::from(u32::from_be_bytes(last));
+        self.0 += sum + u64::from(u32::from_ne_bytes(last));
     }
 
     /// Adds one 16 bit word.
     pub fn add_word(&mut self, word: u16) {
-        self.0 += u64::from(word);
+        self.0 += u64::from(word.to_be());
     }
 
     /// What stands in the header: the complement of the sum.
@@ -34,7 +35,7 @@ impl Checksum {
             sum = (sum >> 16) + (sum & 0xffff);
         }
         let bytes = sum.to_be_bytes();
-        !u16::from_be_bytes([bytes[6], bytes[7]])
+        !u16::from_be(u16::from_be_bytes([bytes[6], bytes[7]]))
     }
 }
 
