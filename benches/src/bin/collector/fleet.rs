@@ -1,5 +1,6 @@
 //! Agents: many in this process, each with a window and a sender of its own.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -43,6 +44,18 @@ impl Load {
 
     pub(crate) fn gbit_per_processor(&self) -> f64 {
         self.bytes * 8.0 / 1e9 / self.processor_s
+    }
+}
+
+impl Display for Load {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:>5.2} Gbit/s passed; the collector used {:.2} processors: {:>5.2} Gbit/s for each",
+            self.gbit(),
+            self.processors(),
+            self.gbit_per_processor()
+        )
     }
 }
 

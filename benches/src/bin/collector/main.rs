@@ -4,6 +4,7 @@
 //! ```text
 //! collector              everything
 //! collector tunnel       the agent alone, ring to tunnel
+//! collector flows COUNT  throughput alone, over so many flows
 //! collector app-as HOW … a mirrored program: bulk BYTES GBIT, or ticks COUNT MICROSECONDS
 //! collector sink STATE … what takes a tunnel, and does nothing else: ADDRESS
 //! ```
@@ -57,18 +58,18 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
 
+    if let ["flows", count] = words[..] {
+        println!("{}", throughput(&place, count.parse()?)?);
+        return Ok(());
+    }
+
     println!(
         "sixteen agents in this process, TLS 1.3 in, interface out; all on this machine's cores:"
     );
     let mut most = None;
     for flows in [1, 100, 10_000, 100_000] {
         let load = throughput(&place, flows)?;
-        println!(
-            "{flows:>8} live flows: {:>5.2} Gbit/s passed; the collector used {:.2} processors: {:>5.2} Gbit/s for each",
-            load.gbit(),
-            load.processors(),
-            load.gbit_per_processor()
-        );
+        println!("{flows:>8} live flows: {load}");
         if flows == 100 {
             most = Some(load);
         }
