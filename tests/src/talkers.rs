@@ -189,6 +189,16 @@ pub fn found_ring_full(said: &str) -> u64 {
     number.map_or(0, |number| number.parse().expect("a number of bytes"))
 }
 
+/// The bytes that an agent's last report calls lost, wherever they were; `None`: it says nothing of that.
+pub fn lost(said: &str) -> Option<u64> {
+    let report = said
+        .lines()
+        .rev()
+        .find(|line| line.contains(" process") && line.contains(" of clear text"))?;
+    let (before, _) = report.split_once(" LOST")?;
+    before.rsplit(", ").next()?.split(' ').next()?.parse().ok()
+}
+
 fn look(flows: &[&Flow], truth: &Truth) -> Seen {
     let mut seen = Seen {
         place: truth.place,

@@ -16,7 +16,7 @@ use mirror_tests::sensor::{self, Sensor};
 use mirror_tests::service::Agent;
 use mirror_tests::sslcollector::binary;
 use mirror_tests::streams::{Flow, flows};
-use mirror_tests::talkers::{Seen, Talkers, Truths, found_ring_full, judge};
+use mirror_tests::talkers::{Seen, Talkers, Truths, found_ring_full, judge, lost};
 use mirror_tests::way::Way;
 use rustix::process::Signal;
 
@@ -208,8 +208,9 @@ fn a_collector_that_is_killed_is_followed_by_another() {
     let truths = scenario.talkers.end();
     let said = agent.end_well();
     let seen = judge(&scenario.flows(), &truths);
+    // Programs may say more than the window holds before the next collector has taken what waits.
     let missing = total(&seen, |seen| seen.missing);
-    assert_eq!(missing, found_ring_full(&said), "{seen:?}: {said}");
+    assert_eq!(missing, lost(&said).unwrap_or(0), "{seen:?}: {said}");
     // The window at its largest: what repeats is what wasn't acknowledged.
     let repeated = total(&seen, |seen| seen.repeated);
     assert!(repeated <= cuts() as u64 * (64 << 20), "{seen:?}");

@@ -14,7 +14,7 @@ use mirror_tests::sensor::{self, Sensor};
 use mirror_tests::service::Agent;
 use mirror_tests::sslcollector::binary;
 use mirror_tests::streams::{Flow, flows};
-use mirror_tests::talkers::{Talkers, judge};
+use mirror_tests::talkers::{Talkers, judge, lost};
 use mirror_tests::way::Way;
 use rustix::process::Signal;
 
@@ -105,16 +105,6 @@ fn agent(place: &Place, to: &str, options: &[&str]) -> Agent {
         "60s",
     ];
     Agent::sending(place, &[&fixed, options].concat())
-}
-
-/// The bytes that the agent's report calls lost, if it has made one.
-fn lost(said: &str) -> Option<u64> {
-    let report = said
-        .lines()
-        .rev()
-        .find(|line| line.contains(" process") && line.contains(" of clear text"))?;
-    let (before, _) = report.split_once(" LOST")?;
-    before.rsplit(", ").next()?.split(' ').next()?.parse().ok()
 }
 
 /// The window is full: what it has no room for is a hole at the collector, and in the agent's report.
