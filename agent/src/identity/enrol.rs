@@ -291,7 +291,7 @@ mod tests {
         let longer = [&framed[4..], &[0]].concat();
         assert_eq!(EnrolRequest::decode(&longer), Err(Reason::Malformed));
         let other = EnrolRequest {
-            version: 2,
+            version: VERSION + 1,
             ..request
         };
         assert_eq!(
