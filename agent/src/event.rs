@@ -8,7 +8,7 @@
 //! Both kinds borrow their clear text: who must keep it, copies it. Times are in nanoseconds.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
@@ -216,6 +216,27 @@ pub struct Tuple {
     pub server: SocketAddr,
 }
 
+impl Tuple {
+    /// As packets can have it, whose addresses are of one family: IPv4 addresses are written as such, and as IPv6 ones
+    /// (RFC 4291 section 2.5.5.2) where the other end can only be that.
+    #[must_use]
+    pub fn in_one_family(self) -> Self {
+        let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        let (client, server) = (canonical(self.client), canonical(self.server));
+        if client.is_ipv4() == server.is_ipv4() {
+            return Self { client, server };
+        }
+        let mapped = |end: SocketAddr| match end.ip() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), end.port()),
+            IpAddr::V6(_) => end,
+        };
+        Self {
+            client: mapped(client),
+            server: mapped(server),
+        }
+    }
+}
+
 /// How the clear text found its tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Binding {
@@ -229,6 +250,46 @@ pub enum Binding {
     WireAmbiguous,
     /// Nobody knows: the addresses are from a range for documentation.
     Placeholder,
+}
+
+/// A client's address, as a proxy tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ToldAddress {
+    /// Its address; never an IPv4 one in the form of IPv6.
+    pub ip: IpAddr,
+    /// Its port, if that is told.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for ToldAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+/// How a proxy tells whom it speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RealClientWay {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// The PROXY protocol.
+    ProxyProtocol,
+}
+
+/// Who is behind a trusted proxy, see [`crate::real`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RealClient {
+    /// Who connected: the proxy. The flow's own client is whom it speaks for.
+    pub proxy: SocketAddr,
+    /// The client as it was told, and how. Nothing: it wasn't, and the flow's client is the proxy.
+    pub told: Option<(ToldAddress, RealClientWay)>,
+    /// Bytes of a PROXY header in front of what the client says in this flow, which aren't in it.
+    pub header_bytes: u32,
 }
 
 /// What a flow is, for its first packet's comment and for people.
@@ -274,6 +335,9 @@ pub struct FlowInfo {
     /// At a collector: the agent that told of it, by the name under which it was let in. No agent says it itself.
     #[serde(skip)]
     pub agent: Option<Arc<str>>,
+    /// Its client is a trusted proxy, or was. That is found out where packets are forged: no agent says it.
+    #[serde(skip)]
+    pub real_client: Option<RealClient>,
 }
 
 /// Something to be forged.

@@ -22,5 +22,6 @@ pub mod identity;
 pub mod intake;
 pub mod keep;
 pub mod output;
+pub mod real;
 pub mod tunnel;
 pub mod wire;

@@ -85,5 +85,6 @@ pub fn flow_info() -> FlowInfo {
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }

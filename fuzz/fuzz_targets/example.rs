@@ -32,5 +32,6 @@ pub(crate) fn flow() -> FlowInfo {
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }

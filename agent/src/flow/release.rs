@@ -488,6 +488,7 @@ impl Mapper {
                 }),
             ja4: None,
             agent: None,
+            real_client: None,
         }
     }
 

@@ -11,7 +11,9 @@
 //! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
 //! offsets in the flow at which its two streams begin. A flow that another agent began has `continued=yes`,
-//! with the offsets in the session at which it goes on here.
+//! with the offsets in the session at which it goes on here. A flow behind a trusted proxy has
+//! `xff=CLIENT<-PROXY xff_by=xff|forwarded|proxy-protocol`, or `xff=unknown<-PROXY` where it keeps the proxy's address, and
+//! `proxy_header=N` where so many bytes of a PROXY header were taken out in front of it.
 
 use std::fmt::{self, Display};
 
@@ -21,7 +23,7 @@ use crate::cipher::{CipherName, VersionName};
 use crate::community::CommunityId;
 use crate::container::Container;
 use crate::escape::Word;
-use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo};
+use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, RealClient, RealClientWay};
 
 /// Shows a flow's id as hexadecimal digits.
 pub(super) struct Id(pub(super) FlowId);
@@ -97,8 +99,30 @@ impl Display for Metadata<'_> {
                 " continued=yes client_offset={client} server_offset={server}"
             )?;
         }
-        Ok(())
+        write_real_client(f, info.real_client.as_ref())
     }
+}
+
+/// Who is behind the proxy.
+fn write_real_client(f: &mut fmt::Formatter<'_>, real: Option<&RealClient>) -> fmt::Result {
+    let Some(real) = real else {
+        return Ok(());
+    };
+    match real.told {
+        Some((told, way)) => {
+            let way = match way {
+                RealClientWay::XForwardedFor => "xff",
+                RealClientWay::Forwarded => "forwarded",
+                RealClientWay::ProxyProtocol => "proxy-protocol",
+            };
+            write!(f, " xff={told}<-{} xff_by={way}", real.proxy)?;
+        }
+        None => write!(f, " xff=unknown<-{}", real.proxy)?,
+    }
+    if real.header_bytes > 0 {
+        write!(f, " proxy_header={}", real.header_bytes)?;
+    }
+    Ok(())
 }
 
 /// Which program it is, and where that runs.
@@ -129,6 +153,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::event::ToldAddress;
     use crate::forge::testing;
 
     #[test]
@@ -167,6 +192,41 @@ mod tests {
             " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 ja4=t13d resumed=yes \
              early=accepted announced=midstream clear_prefix=42 continued=yes client_offset=7 server_offset=8"
         ));
+    }
+
+    #[test]
+    fn says_who_is_behind_a_proxy() {
+        let mut info = testing::info("203.0.113.7:50000", "198.51.100.1:443");
+        let told = |ip: &str, port, way| {
+            let ip = ip.parse().unwrap();
+            Some((ToldAddress { ip, port }, way))
+        };
+        for (told, header_bytes, end) in [
+            (
+                told("203.0.113.7", None, RealClientWay::XForwardedFor),
+                0,
+                " xff=203.0.113.7<-10.0.0.5:34567 xff_by=xff",
+            ),
+            (
+                told("2001:db8::1", Some(9), RealClientWay::Forwarded),
+                0,
+                " xff=[2001:db8::1]:9<-10.0.0.5:34567 xff_by=forwarded",
+            ),
+            (
+                told("203.0.113.7", Some(9), RealClientWay::ProxyProtocol),
+                28,
+                " xff=203.0.113.7:9<-10.0.0.5:34567 xff_by=proxy-protocol proxy_header=28",
+            ),
+            (None, 0, " xff=unknown<-10.0.0.5:34567"),
+        ] {
+            info.real_client = Some(RealClient {
+                proxy: "10.0.0.5:34567".parse().unwrap(),
+                told,
+                header_bytes,
+            });
+            let text = Metadata(&info).to_string();
+            assert!(text.ends_with(end), "{text}");
+        }
     }
 
     #[test]

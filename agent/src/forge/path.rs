@@ -35,9 +35,16 @@ pub(super) struct Pair(Endpoint, Endpoint);
 impl Path {
     /// IPv4 addresses written as IPv6 ones (RFC 4291 section 2.5.5.2) are taken as what they are: a socket for both
     /// families reports them so, and IPv4 is what travels.
+    /// Where the other end has an address that can only be IPv6, they stay: a client behind a proxy may be of
+    /// another family than the server.
     pub(super) fn new(tuple: Tuple, view: &View) -> Result<Self, PathError> {
+        let ends = [tuple.client, tuple.server];
+        let is_v4 = ends.iter().all(|end| end.ip().to_canonical().is_ipv4());
         let endpoint = |address: SocketAddr| Endpoint {
-            address: address.ip().to_canonical(),
+            address: match is_v4 {
+                true => address.ip().to_canonical(),
+                false => address.ip(),
+            },
             port: address.port(),
         };
         let (client, server) = (endpoint(tuple.client), endpoint(tuple.server));
@@ -149,6 +156,14 @@ mod tests {
         let path = path("[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2").unwrap();
         assert_eq!(path.client.address, IpAddr::from([192, 0, 2, 1]));
         assert_eq!(path.mss(1500), 1460);
+    }
+
+    #[test]
+    fn mapped_addresses_stay_beside_ipv6() {
+        let path = path("[2001:db8::1]:1", "[::ffff:192.0.2.2]:2").unwrap();
+        assert_eq!(path.mss(1500), 1440);
+        let server = path.endpoint(Side::Server).address;
+        assert_eq!(server.to_string(), "::ffff:192.0.2.2");
     }
 
     #[test]

@@ -34,5 +34,6 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }

@@ -41,7 +41,7 @@ impl View {
             .set_port(port.map_or(tuple.server.port(), |map| map.to));
         let (client, server) = (shown.client.ip(), shown.server.ip());
         let inside = client.is_loopback() || server.is_loopback() || client == server;
-        (!self.without_loopback || !inside).then_some(shown)
+        (!self.without_loopback || !inside).then_some(shown.in_one_family())
     }
 
     fn map_address(&self, address: SocketAddr) -> SocketAddr {
@@ -156,7 +156,7 @@ mod tests {
         );
         assert_eq!(
             shown(&view, "[::1]:1", "[::ffff:127.0.0.1]:2"),
-            pair("[2001:db8::1]:1", "192.0.2.1:2")
+            pair("[2001:db8::1]:1", "[::ffff:192.0.2.1]:2")
         );
         assert_eq!(
             shown(&view, "10.9.9.9:1", "10.9.9.8:8443"),

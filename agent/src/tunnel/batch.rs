@@ -404,6 +404,7 @@ pub(crate) mod tests {
             continued: None,
             ja4: None,
             agent: None,
+            real_client: None,
         }
     }
 

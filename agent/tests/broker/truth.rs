@@ -84,6 +84,7 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }
 

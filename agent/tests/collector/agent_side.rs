@@ -58,6 +58,7 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }
 

@@ -146,6 +146,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         continued: None,
         ja4: None,
         agent: None,
+        real_client: None,
     }
 }
 

@@ -1,0 +1,203 @@
+//! All flows, on their way to the outputs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use mirror_hook::event::Announcement;
+
+use super::claim::{Policy, Way};
+use super::endpoints::Endpoints;
+use super::lanes::{Context, Lanes};
+use super::session::Session;
+use super::stats::{RealStats, Stop};
+use crate::event::{Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, Tuple, WallTime};
+
+/// How long a head may take, in nanoseconds of the events' times.
+const HOLD_NS: u64 = 1_000_000_000;
+/// Text that may wait in all, in bytes.
+const MAX_HELD_BYTES: usize = 32 << 20;
+/// Further flows have numbers that no session's flow has.
+const FIRST_FLOW: u64 = 1 << 63;
+
+/// Gives flows behind trusted proxies the addresses of their clients. See the [module](super).
+#[derive(Debug)]
+pub struct RealClients {
+    policy: Policy,
+    sessions: HashMap<u64, Session>,
+    /// Flows that pass as they are.
+    others: HashMap<u64, Other>,
+    endpoints: Endpoints,
+    next_flow: u64,
+    /// Sessions of which something waits: since when.
+    waiting: BTreeSet<(WallTime, u64)>,
+    held_bytes: usize,
+    stats: RealStats,
+}
+
+#[derive(Debug)]
+struct Other {
+    tuple: Tuple,
+    finished: [bool; 2],
+}
+
+impl RealClients {
+    /// Without flows.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            sessions: HashMap::new(),
+            others: HashMap::new(),
+            endpoints: Endpoints::default(),
+            next_flow: FIRST_FLOW,
+            waiting: BTreeSet::new(),
+            held_bytes: 0,
+            stats: RealStats::default(),
+        }
+    }
+
+    /// Takes an event, and hands on what is to be told now.
+    pub fn flow_event(&mut self, event: FlowEvent<'_>, sink: &mut dyn FlowSink) {
+        if let FlowChange::Begin(info) = event.change {
+            return self.begin(event, info, sink);
+        }
+        let (at, change) = (event.at, event.change);
+        let over = self.with(event.flow, sink, |session, policy, context| {
+            session.change(at, change, policy, context)
+        });
+        match over {
+            None => {
+                self.pass(event);
+                sink.flow_event(event);
+            }
+            Some(true) => drop(self.sessions.remove(&event.flow)),
+            Some(false) if self.held_bytes > MAX_HELD_BYTES => {
+                self.with(event.flow, sink, |session, _, context| {
+                    session.stop_requests(Stop::Size, context);
+                });
+            }
+            Some(false) => {}
+        }
+    }
+
+    /// All that happened before `now` has been taken: what has waited long enough waits no more.
+    pub fn expire(&mut self, now: WallTime, sink: &mut dyn FlowSink) {
+        while let Some(&(since, flow)) = self.waiting.first()
+            && since.0.saturating_add(HOLD_NS) <= now.0
+        {
+            self.with(flow, sink, |session, _, context| session.expire(context));
+        }
+    }
+
+    /// Nothing more comes: nothing waits any more.
+    pub fn finish(&mut self, sink: &mut dyn FlowSink) {
+        while let Some(&(_, flow)) = self.waiting.first() {
+            self.with(flow, sink, |session, _, context| session.expire(context));
+        }
+    }
+
+    /// The earliest time that an event yet to come from here may have because it waits here now.
+    pub fn oldest_held(&self) -> Option<WallTime> {
+        self.waiting.first().map(|(since, _)| *since)
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> RealStats {
+        self.stats
+    }
+
+    fn begin(&mut self, event: FlowEvent<'_>, info: &FlowInfo, sink: &mut dyn FlowSink) {
+        let flow = event.flow;
+        let known = self.sessions.contains_key(&flow) || self.others.contains_key(&flow);
+        // The addresses of who isn't known are nobody's.
+        let trusted =
+            info.binding != Binding::Placeholder && self.policy.trusts(info.tuple.client.ip());
+        if known || !trusted {
+            if !known {
+                self.other(flow, info.tuple);
+            }
+            return sink.flow_event(event);
+        }
+        self.stats.sessions += 1;
+        let from_start = info.announcement == Announcement::New && info.continued.is_none();
+        let is_http2 = self.policy.way == Way::Xff && info.alpn.as_deref() == Some("h2");
+        if from_start && !is_http2 {
+            let session = Session::new(flow, event.at, info, self.policy.way);
+            self.waiting
+                .extend(session.waits_since().map(|since| (since, flow)));
+            self.sessions.insert(flow, session);
+            return;
+        }
+        self.stats.stopped(match is_http2 {
+            true => Stop::Http2,
+            false => Stop::Late,
+        });
+        let Self {
+            endpoints,
+            next_flow,
+            stats,
+            ..
+        } = self;
+        let mut context = Context {
+            endpoints,
+            next_flow,
+            stats,
+            sink,
+        };
+        let mut lanes = Lanes::new(flow, info);
+        lanes.of(None, event.at, 0, &mut context);
+        lanes.give_back(context.endpoints);
+        self.other(flow, info.tuple);
+    }
+
+    fn other(&mut self, flow: u64, tuple: Tuple) {
+        self.endpoints.take(tuple);
+        let other = Other {
+            tuple,
+            finished: [false; 2],
+        };
+        self.others.insert(flow, other);
+    }
+
+    /// Forgets the addresses of what ends.
+    fn pass(&mut self, event: FlowEvent<'_>) {
+        let Some(other) = self.others.get_mut(&event.flow) else {
+            return;
+        };
+        match event.change {
+            FlowChange::Finish { from } => other.finished[from as usize] = true,
+            FlowChange::Reset { .. } => other.finished = [true; 2],
+            _ => return,
+        }
+        if other.finished == [true; 2]
+            && let Some(other) = self.others.remove(&event.flow)
+        {
+            self.endpoints.give_back(other.tuple);
+        }
+    }
+
+    /// Acts on a session, and notes what waits then.
+    fn with<R>(
+        &mut self,
+        flow: u64,
+        sink: &mut dyn FlowSink,
+        act: impl FnOnce(&mut Session, &Policy, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let session = self.sessions.get_mut(&flow)?;
+        let (since, held) = (session.waits_since(), session.held_bytes());
+        let mut context = Context {
+            endpoints: &mut self.endpoints,
+            next_flow: &mut self.next_flow,
+            stats: &mut self.stats,
+            sink,
+        };
+        let result = act(session, &self.policy, &mut context);
+        self.held_bytes = self.held_bytes + session.held_bytes() - held;
+        if since != session.waits_since() {
+            if let Some(since) = since {
+                self.waiting.remove(&(since, flow));
+            }
+            let since = session.waits_since();
+            self.waiting.extend(since.map(|since| (since, flow)));
+        }
+        Some(result)
+    }
+}

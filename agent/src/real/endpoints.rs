@@ -1,0 +1,121 @@
+//! Which addresses live flows have, so that a port that is made up is nobody's.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::event::{ToldAddress, Tuple};
+
+/// Below it are ports of services.
+const FIRST_PORT: u16 = 1024;
+/// How many ports are tried.
+const ATTEMPTS: usize = 4096;
+
+/// Addresses in use, with the number of flows that have them.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    used: HashMap<Tuple, u32>,
+}
+
+impl Endpoints {
+    pub(super) fn take(&mut self, tuple: Tuple) {
+        *self.used.entry(tuple.in_one_family()).or_default() += 1;
+    }
+
+    pub(super) fn give_back(&mut self, tuple: Tuple) {
+        if let Some(count) = self.used.get_mut(&tuple.in_one_family()) {
+            *count -= 1;
+            if *count == 0 {
+                self.used.remove(&tuple.in_one_family());
+            }
+        }
+    }
+
+    /// The addresses of a flow of `client` by the way of `proxy`, which no other has: with the client's port where that is known,
+    /// else with the proxy's, or one behind these. Nothing: there are none, or they would say what can't be, a client on this host's
+    /// loopback whose server isn't.
+    pub(super) fn derive(&self, proxy: Tuple, client: ToldAddress) -> Option<Tuple> {
+        if client.ip.is_loopback() && !proxy.server.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        let port = client.port.unwrap_or(proxy.client.port());
+        let mut tuple = Tuple {
+            client: SocketAddr::new(client.ip, port),
+            server: proxy.server,
+        }
+        .in_one_family();
+        for _ in 0..ATTEMPTS {
+            if tuple.client != tuple.server && !self.used.contains_key(&tuple) {
+                return Some(tuple);
+            }
+            let next = tuple.client.port().checked_add(1).unwrap_or(FIRST_PORT);
+            tuple.client.set_port(next.max(FIRST_PORT));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn derive(used: &[&str], proxy: (&str, &str), client: (&str, Option<u16>)) -> Option<String> {
+        let mut endpoints = Endpoints::default();
+        let server = proxy.1.parse().unwrap();
+        for client in used {
+            let client = client.parse().unwrap();
+            endpoints.take(Tuple { client, server });
+        }
+        let proxy = Tuple {
+            client: proxy.0.parse().unwrap(),
+            server,
+        };
+        let (ip, port) = (client.0.parse().unwrap(), client.1);
+        let tuple = endpoints.derive(proxy, ToldAddress { ip, port })?;
+        Some(format!("{} {}", tuple.client, tuple.server))
+    }
+
+    #[test]
+    fn a_port_is_nobody_elses() {
+        let proxy = ("10.0.0.1:40000", "10.0.0.2:443");
+        let client = |used: &[&str], port| derive(used, proxy, ("203.0.113.7", port)).unwrap();
+        assert_eq!(client(&[], None), "203.0.113.7:40000 10.0.0.2:443");
+        assert_eq!(client(&[], Some(7)), "203.0.113.7:7 10.0.0.2:443");
+        let used = ["203.0.113.7:40000", "203.0.113.7:40001"];
+        assert_eq!(client(&used, None), "203.0.113.7:40002 10.0.0.2:443");
+        let used = ["203.0.113.7:65535"];
+        assert_eq!(client(&used, Some(65535)), "203.0.113.7:1024 10.0.0.2:443");
+    }
+
+    #[test]
+    fn both_ends_are_of_one_family() {
+        let v4 = ("10.0.0.1:40000", "10.0.0.2:443");
+        let mixed = derive(&[], v4, ("2001:db8::7", None)).unwrap();
+        assert_eq!(mixed, "[2001:db8::7]:40000 [::ffff:10.0.0.2]:443");
+        let v6 = ("[2001:db8::1]:40000", "[2001:db8::2]:443");
+        let mixed = derive(&[], v6, ("203.0.113.7", None)).unwrap();
+        assert_eq!(mixed, "[::ffff:203.0.113.7]:40000 [2001:db8::2]:443");
+    }
+
+    #[test]
+    fn loopback_is_this_hosts() {
+        let proxy = ("10.0.0.1:40000", "10.0.0.2:443");
+        assert_eq!(derive(&[], proxy, ("127.0.0.1", None)), None);
+        let inside = ("127.0.0.1:40000", "127.0.0.1:443");
+        assert!(derive(&[], inside, ("127.0.0.2", None)).is_some());
+    }
+
+    #[test]
+    fn what_is_given_back_is_free() {
+        let tuple = Tuple {
+            client: "10.0.0.1:1".parse().unwrap(),
+            server: "10.0.0.2:2".parse().unwrap(),
+        };
+        let mut endpoints = Endpoints::default();
+        endpoints.take(tuple);
+        endpoints.take(tuple);
+        endpoints.give_back(tuple);
+        assert!(endpoints.used.contains_key(&tuple));
+        endpoints.give_back(tuple);
+        assert!(endpoints.used.is_empty());
+    }
+}

@@ -1,0 +1,233 @@
+//! The forged flows of one session, one for each client.
+
+use sha2::{Digest, Sha256};
+
+use super::endpoints::Endpoints;
+use super::stats::RealStats;
+use crate::event::{
+    FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, RealClient, RealClientWay, ResetCause, Side,
+    ToldAddress, Tuple, WallTime,
+};
+
+/// Most flows of one session at a time.
+const MAX_LANES: usize = 64;
+
+/// Where things go, and what all sessions share.
+pub(super) struct Context<'a> {
+    pub(super) endpoints: &'a mut Endpoints,
+    pub(super) next_flow: &'a mut u64,
+    pub(super) stats: &'a mut RealStats,
+    pub(super) sink: &'a mut dyn FlowSink,
+}
+
+/// A client: nothing, where it isn't known.
+pub(super) type Client = Option<(ToldAddress, RealClientWay)>;
+
+/// The flows. There is none as long as nobody knows whose the first is.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    info: Box<FlowInfo>,
+    /// The number of the session's own flow.
+    flow: u64,
+    lanes: Vec<Lane>,
+    /// How many have begun.
+    begun: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    client: Client,
+    flow: u64,
+    tuple: Tuple,
+    said: [u64; 2],
+    last: WallTime,
+    /// Requests without a whole answer.
+    unanswered: u32,
+}
+
+/// One of the flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneNumber(usize);
+
+impl Lanes {
+    pub(super) fn new(flow: u64, info: &FlowInfo) -> Self {
+        Self {
+            info: Box::new(info.clone()),
+            flow,
+            lanes: Vec::new(),
+            begun: 0,
+        }
+    }
+
+    /// The flow of a client, which begins if there is none. Nothing: there are too many.
+    pub(super) fn of(
+        &mut self,
+        client: Client,
+        at: WallTime,
+        header_bytes: usize,
+        context: &mut Context<'_>,
+    ) -> Option<LaneNumber> {
+        let ip = |client: &Client| client.map(|(told, _)| told);
+        let mut lanes = self.lanes.iter();
+        if let Some(known) = lanes.position(|lane| ip(&lane.client) == ip(&client)) {
+            return Some(LaneNumber(known));
+        }
+        let derived = client.and_then(|(told, _)| context.endpoints.derive(self.info.tuple, told));
+        if derived.is_none() && client.is_some() {
+            // What can't be shown is the proxy's.
+            return self.of(None, at, header_bytes, context);
+        }
+        let slot = if self.lanes.len() < MAX_LANES {
+            self.lanes.len()
+        } else {
+            let lanes = self.lanes.iter().enumerate();
+            let idle = lanes.filter(|(_, lane)| lane.unanswered == 0);
+            idle.min_by_key(|(_, lane)| lane.last)?.0
+        };
+        if let Some(old) = self.lanes.get_mut(slot) {
+            // All that it was asked it has answered.
+            for from in [Side::Client, Side::Server] {
+                old.emit(at, FlowChange::Finish { from }, context.sink);
+            }
+            context.endpoints.give_back(old.tuple);
+        }
+        let mut info = (*self.info).clone();
+        info.tuple = derived.unwrap_or(info.tuple);
+        info.real_client = Some(RealClient {
+            proxy: self.info.tuple.client,
+            told: client,
+            header_bytes: u32::try_from(header_bytes).unwrap_or(u32::MAX),
+        });
+        let flow = match self.begun {
+            0 => self.flow,
+            number => {
+                info.id = later_id(info.id, number);
+                *context.next_flow += 1;
+                *context.next_flow
+            }
+        };
+        self.begun += 1;
+        context.stats.begun(client.map(|(_, way)| way));
+        context.endpoints.take(info.tuple);
+        let mut lane = Lane {
+            client,
+            flow,
+            tuple: info.tuple,
+            said: [0; 2],
+            last: at,
+            unanswered: 0,
+        };
+        lane.emit(at, FlowChange::Begin(&info), context.sink);
+        match self.lanes.get_mut(slot) {
+            Some(old) => *old = lane,
+            None => self.lanes.push(lane),
+        }
+        Some(LaneNumber(slot))
+    }
+
+    /// Text in a flow.
+    pub(super) fn data(
+        &mut self,
+        lane: LaneNumber,
+        at: WallTime,
+        from: Side,
+        bytes: &[u8],
+        sink: &mut dyn FlowSink,
+    ) {
+        if let Some(lane) = self.lanes.get_mut(lane.0)
+            && !bytes.is_empty()
+        {
+            let offset = lane.said[from as usize];
+            lane.said[from as usize] += bytes.len() as u64;
+            let change = FlowChange::Data {
+                from,
+                offset,
+                bytes,
+            };
+            lane.emit(at, change, sink);
+        }
+    }
+
+    /// So much is missing in a flow.
+    pub(super) fn hole(
+        &mut self,
+        lane: LaneNumber,
+        at: WallTime,
+        from: Side,
+        bytes: u64,
+        sink: &mut dyn FlowSink,
+    ) {
+        if let Some(lane) = self.lanes.get_mut(lane.0) {
+            let offset = lane.said[from as usize];
+            lane.said[from as usize] = offset.saturating_add(bytes);
+            let change = FlowChange::Hole {
+                from,
+                offset,
+                bytes,
+            };
+            lane.emit(at, change, sink);
+        }
+    }
+
+    /// A request of a flow has come.
+    pub(super) fn asked(&mut self, lane: LaneNumber) {
+        if let Some(lane) = self.lanes.get_mut(lane.0) {
+            lane.unanswered += 1;
+        }
+    }
+
+    /// One has its answer.
+    pub(super) fn answered(&mut self, lane: LaneNumber) {
+        if let Some(lane) = self.lanes.get_mut(lane.0) {
+            lane.unanswered = lane.unanswered.saturating_sub(1);
+        }
+    }
+
+    /// A side of the session says no more: no flow of it does.
+    pub(super) fn finish(&mut self, at: WallTime, from: Side, sink: &mut dyn FlowSink) {
+        let lanes = self.lanes.iter_mut();
+        lanes.for_each(|lane| lane.emit(at, FlowChange::Finish { from }, sink));
+    }
+
+    /// The session ends abruptly.
+    pub(super) fn reset(
+        &mut self,
+        at: WallTime,
+        by: Side,
+        cause: ResetCause,
+        sink: &mut dyn FlowSink,
+    ) {
+        let lanes = self.lanes.iter_mut();
+        lanes.for_each(|lane| lane.emit(at, FlowChange::Reset { by, cause }, sink));
+    }
+
+    /// All are over.
+    pub(super) fn give_back(&mut self, endpoints: &mut Endpoints) {
+        let lanes = self.lanes.drain(..);
+        lanes.for_each(|lane| endpoints.give_back(lane.tuple));
+    }
+}
+
+impl Lane {
+    /// What waited comes out later than what didn't: time never goes back within a flow.
+    fn emit(&mut self, at: WallTime, change: FlowChange<'_>, sink: &mut dyn FlowSink) {
+        self.last = self.last.max(at);
+        sink.flow_event(FlowEvent {
+            flow: self.flow,
+            at: self.last,
+            change,
+        });
+    }
+}
+
+/// The id of a session's further flow.
+fn later_id(id: FlowId, number: u64) -> FlowId {
+    let hash = Sha256::new()
+        .chain_update(b"tls-mirror client\0")
+        .chain_update(id.0)
+        .chain_update(number.to_be_bytes());
+    let hash: [u8; 32] = hash.finalize().into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    FlowId(id)
+}
