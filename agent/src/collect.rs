@@ -106,7 +106,7 @@ pub(crate) fn collect(settings: &CollectorSettings) -> anyhow::Result<u8> {
         say("an output stands still: what waited for it is lost, and the agents still have it");
     }
     reporter
-        .lines(&fleet, &reports, &board.stats())
+        .lines(&fleet, &reports, (&board.stats(), board.real_stats()))
         .iter()
         .for_each(|line| say(line));
     broker
@@ -137,10 +137,11 @@ fn start_workers(
     let key = SequenceKey::new(random()?);
     let log = open_log(&settings.outputs, helper)?;
     let (outputs, board) = (settings.outputs.clone(), Arc::clone(board));
-    let helper = helper.cloned();
+    let (helper, real_clients) = (helper.cloned(), settings.real_clients.clone());
     Workers::start(&config, move |number| {
         let board = Arc::clone(&board);
-        let column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
+        let mut column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
+        column.show_real_clients(real_clients.as_ref());
         Ok(ColumnOutlet::new(number, column, board))
     })
 }
@@ -191,7 +192,8 @@ fn serve(
                 }
                 Request::PrintCounts => {
                     let reports = fleet.workers().report(ANSWER);
-                    let lines = reporter.lines(fleet, &reports, &board.stats());
+                    let lines =
+                        reporter.lines(fleet, &reports, (&board.stats(), board.real_stats()));
                     lines.iter().for_each(|line| say(line));
                     broker
                         .iter()

@@ -281,6 +281,17 @@ pub enum RealClientWay {
     ProxyProtocol,
 }
 
+impl RealClientWay {
+    /// In one word, for comments and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "xff",
+            Self::Forwarded => "forwarded",
+            Self::ProxyProtocol => "proxy-protocol",
+        }
+    }
+}
+
 /// Who is behind a trusted proxy, see [`crate::real`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealClient {

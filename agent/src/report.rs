@@ -2,12 +2,14 @@
 
 mod broker;
 mod outputs;
+pub(crate) mod real;
 mod tunnel;
 
 pub(crate) use self::outputs::{log_lines, packets, reader_losses, sending_losses};
 
 use agent::flow::FlowStats;
 use agent::intake::{IntakeStats, Refusal};
+use agent::real::RealStats;
 
 use crate::column::BranchStats;
 use crate::config::OutputChoice;
@@ -23,6 +25,8 @@ pub(crate) struct Counts {
     pub(crate) outputs: Vec<BranchStats>,
     /// Handshakes are watched on the wire.
     pub(crate) watching: bool,
+    /// Who was found behind proxies, where that is asked for.
+    pub(crate) real: Option<RealStats>,
 }
 
 impl Counts {
@@ -63,6 +67,7 @@ impl Counts {
         lines.extend(self.outputs.iter().flat_map(broker::lines));
         lines.extend(self.outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(&self.outputs));
+        lines.extend(self.real.iter().flat_map(real::lines));
         lines.extend(self.limits());
         lines
     }

@@ -66,6 +66,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let log = open_log(&outputs, helper)?;
     let key = SequenceKey::new(random()?);
     let mut column = Column::open(&outputs, &key, helper, log.as_ref())?;
+    column.show_real_clients(settings.real_clients.as_ref());
     column.take_complaints().iter().for_each(|line| say(line));
     let listening = "can't listen for programs";
     let config = place.intake_config(settings);
@@ -366,6 +367,7 @@ impl Agent<'_> {
             intake: self.intake.stats(),
             flow: *self.mapper.stats(),
             outputs: self.column.stats(),
+            real: self.column.real_stats(),
             watching: self.capture.is_some(),
         }
     }

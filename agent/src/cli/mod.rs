@@ -5,6 +5,7 @@ mod collector;
 mod file;
 mod identity;
 mod outputs;
+mod real;
 mod tunnel;
 mod values;
 
@@ -20,6 +21,7 @@ pub(crate) use self::collector::CollectorArgs;
 pub(crate) use self::file::{FileArgs, Misuse, read};
 pub(crate) use self::identity::{AgentsArgs, AgentsCommand, EnrollArgs, IdentityArgs, JoinArgs};
 pub(crate) use self::outputs::OutputArgs;
+pub(crate) use self::real::RealClientArgs;
 pub(crate) use self::tunnel::TunnelArgs;
 use self::values::{OnFull, parse_on_full, parse_rule, parse_size, parse_unknown_flow, parse_user};
 
@@ -55,6 +57,8 @@ or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --de
   sslcollector --vxlan 10.0.0.5 --vni 7                  … or send them to a sensor in VXLAN
   sslcollector -I eth0 -t sensor                         … and let a collector make the packets
   sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
+  sslcollector -w out.pcapng --real-client xff --trusted-proxy 10.0.0.5
+                                                         … and show whom a proxy speaks for
   sslcollector -C -o mirror0 --create                    be the collector that -t sends to
 
 ", rules!(), "
@@ -161,6 +165,10 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) tunnel: TunnelArgs,
 
+    /// Whose address flows have.
+    #[command(flatten)]
+    pub(crate) real: RealClientArgs,
+
     /// Collecting what others mirror.
     #[command(flatten)]
     pub(crate) collector: CollectorArgs,
@@ -218,6 +226,10 @@ pub(crate) struct RunArgs {
     /// A broker in between.
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
+
+    /// Whose address flows have.
+    #[command(flatten)]
+    pub(crate) real: RealClientArgs,
 
     /// What the program does where its ring is full: `drop` the text, which leaves a hole; or, for
     /// debugging, `wait:MS` for room, MS milliseconds a call at most (1 to 10000). Waiting slows the

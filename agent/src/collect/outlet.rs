@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::collector::Outlet;
 use agent::event::{FlowEvent, FlowSink, WallTime};
+use agent::real::RealStats;
 
 use crate::column::{BranchStats, Broken, Column};
 
@@ -20,6 +21,7 @@ pub(super) struct Board {
 struct State {
     /// By worker, as of its last report.
     stats: Vec<Vec<BranchStats>>,
+    real: Vec<RealStats>,
     lines: Vec<String>,
     /// Why an output isn't written any more, the first one that failed.
     failure: Option<anyhow::Error>,
@@ -44,6 +46,13 @@ impl Board {
 
     pub(super) fn stats(&self) -> Vec<BranchStats> {
         self.lock().stats.iter().flatten().cloned().collect()
+    }
+
+    /// Who was found behind proxies, by all workers.
+    pub(super) fn real_stats(&self) -> RealStats {
+        let mut sum = RealStats::default();
+        self.lock().real.iter().for_each(|one| sum.add(one));
+        sum
     }
 
     pub(super) fn take_lines(&self) -> Vec<String> {
@@ -135,6 +144,10 @@ impl Outlet for ColumnOutlet {
         self.note(broken, false)
     }
 
+    fn oldest_held(&self) -> Option<WallTime> {
+        self.column.oldest_held()
+    }
+
     fn turn_over(&mut self, at: WallTime) {
         let broken = self.column.turn_over(at);
         self.note(broken, false);
@@ -147,10 +160,14 @@ impl Outlet for ColumnOutlet {
 
     fn report(&mut self) {
         let stats = self.column.stats();
+        let real = self.column.real_stats();
         let mut state = self.board.lock();
         if state.stats.len() <= self.number {
             state.stats.resize(self.number + 1, Vec::new());
         }
         state.stats[self.number] = stats;
+        let workers = state.stats.len();
+        state.real.resize(workers, RealStats::default());
+        state.real[self.number] = real.unwrap_or_default();
     }
 }

@@ -5,10 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use agent::collector::{AgentReport, Fleet, WorkerReport};
+use agent::real::RealStats;
 
 use crate::column::BranchStats;
 use crate::config::OutputChoice;
-use crate::report::{counted, log_lines, packets as packets_in, reader_losses, sending_losses};
+use crate::report::{
+    counted, log_lines, packets as packets_in, reader_losses, real, sending_losses,
+};
 
 /// Reports, each with the rates since the one before.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Reporter {
         &mut self,
         fleet: &Fleet,
         workers: &[WorkerReport],
-        outputs: &[BranchStats],
+        (outputs, real): (&[BranchStats], RealStats),
     ) -> Vec<String> {
         let sum = |count: fn(&WorkerReport) -> u64| -> u64 { workers.iter().map(count).sum() };
         let agents = fleet.agents();
@@ -119,6 +122,7 @@ impl Reporter {
         lines.extend(outputs.iter().flat_map(sending_losses));
         lines.extend(outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(outputs));
+        lines.extend(real::lines(&real));
         let refusals = fleet.refusals();
         if !refusals.is_empty() {
             let each: Vec<_> = refusals

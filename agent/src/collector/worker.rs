@@ -197,7 +197,9 @@ impl<'a, O: Outlet> Worker<'a, O> {
     fn acknowledge(&mut self, until: WallTime) {
         let held = self.merge.oldest_held_batch();
         while let Some(first) = self.unacknowledged.front() {
-            let written = self.reorder_ns == 0 || first.latest < until;
+            let waits = self.outlet.oldest_held();
+            let written = (self.reorder_ns == 0 || first.latest < until)
+                && waits.is_none_or(|waits| first.latest < waits);
             if !written || held.is_some_and(|held| held <= first.batch) {
                 return;
             }

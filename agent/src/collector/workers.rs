@@ -34,6 +34,11 @@ pub trait Outlet: FlowSink {
     /// Hands on all there is, captures what is older than `until`. False: no output is left that could take it.
     fn release(&mut self, until: WallTime) -> bool;
 
+    /// The earliest time of events that it was given and holds back: they aren't put out yet.
+    fn oldest_held(&self) -> Option<WallTime> {
+        None
+    }
+
     /// Begins other files.
     fn turn_over(&mut self, at: WallTime);
 

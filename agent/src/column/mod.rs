@@ -22,6 +22,7 @@ use agent::helper::Helper;
 use agent::output::{
     LogStats, LogWriter, ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats,
 };
+use agent::real::{Policy, RealClients, RealStats};
 
 pub(crate) use self::broken::Broken;
 pub(crate) use self::broker::BrokerStats;
@@ -41,6 +42,8 @@ pub(crate) struct Column {
     branches: Vec<Branch>,
     /// What people should know, a line each.
     complaints: Vec<String>,
+    /// Gives flows the address of who is behind a proxy, where packets are made.
+    real_clients: Option<RealClients>,
 }
 
 struct Branch {
@@ -183,6 +186,13 @@ pub(crate) struct BranchStats {
 }
 
 impl Branch {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        match &mut self.state {
+            State::Live(end) => end.flow_event(event),
+            State::Over(over) => over.note(event),
+        }
+    }
+
     fn live(&mut self) -> Option<&mut dyn End> {
         match &mut self.state {
             State::Live(end) => Some(&mut **end),
@@ -230,9 +240,27 @@ impl Column {
         let mut column = Self {
             branches,
             complaints: Vec::new(),
+            real_clients: None,
         };
         column.collect_complaints();
         Ok(column)
+    }
+
+    /// From here on flows behind trusted proxies have their clients' addresses.
+    pub(crate) fn show_real_clients(&mut self, policy: Option<&Policy>) {
+        self.real_clients = policy.cloned().map(RealClients::new);
+    }
+
+    /// What was found of them.
+    pub(crate) fn real_stats(&self) -> Option<RealStats> {
+        self.real_clients.as_ref().map(RealClients::stats)
+    }
+
+    /// The earliest time of what waits here for what follows it.
+    pub(crate) fn oldest_held(&self) -> Option<WallTime> {
+        self.real_clients
+            .as_ref()
+            .and_then(RealClients::oldest_held)
     }
 
     /// Privileges are given up: who speaks to others begins to.
@@ -245,6 +273,10 @@ impl Column {
 
     /// Writes what is older than `until`, and hands it on to readers. Interfaces get all there is.
     pub(crate) fn release(&mut self, until: WallTime) -> Vec<Broken> {
+        if let Some(real) = &mut self.real_clients {
+            real.expire(until, &mut Here(&mut self.branches));
+        }
+        let until = self.oldest_held().map_or(until, |held| held.min(until));
         self.each(Waits::Reader, |end| end.release(until))
     }
 
@@ -256,6 +288,9 @@ impl Column {
     /// Nothing more comes. Finishes all but what is read at a pipe: a reader who stands still there holds back nothing
     /// else. It may be waited for as long as [`Column::is_awaited`] says so, before [`Column::finish`].
     pub(crate) fn end(&mut self, at: WallTime) -> Vec<Broken> {
+        if let Some(real) = &mut self.real_clients {
+            real.finish(&mut Here(&mut self.branches));
+        }
         self.live().for_each(|end| end.end(at));
         let mut broken = self.finish_those(Waits::Nobody, at);
         broken.extend(self.finish_those(Waits::Others, at));
@@ -355,11 +390,26 @@ impl Column {
 
 impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
-        for branch in &mut self.branches {
-            match &mut branch.state {
-                State::Live(end) => end.flow_event(event),
-                State::Over(over) => over.note(event),
-            }
-        }
+        let Some(real) = &mut self.real_clients else {
+            return self
+                .branches
+                .iter_mut()
+                .for_each(|branch| branch.flow_event(event));
+        };
+        let away = self.branches.iter_mut();
+        away.filter(|branch| branch.output.is_away())
+            .for_each(|branch| branch.flow_event(event));
+        real.flow_event(event, &mut Here(&mut self.branches));
+    }
+}
+
+/// The outputs whose packets are made here.
+struct Here<'b>(&'b mut [Branch]);
+
+impl FlowSink for Here<'_> {
+    fn flow_event(&mut self, event: FlowEvent<'_>) {
+        let here = self.0.iter_mut();
+        here.filter(|branch| !branch.output.is_away())
+            .for_each(|branch| branch.flow_event(event));
     }
 }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::helper::User;
+use agent::real::Policy;
 use anyhow::bail;
 
 use super::broker::{SourceChoice, source};
 use super::outputs::outputs;
+use super::real::real_clients;
 use super::{InterfaceChoice, OutputChoice, VxlanChoice};
 use crate::cli::ServeArgs;
 
@@ -32,6 +34,8 @@ pub(crate) struct CollectorSettings {
     pub(crate) quota: Option<u64>,
     /// How long an agent is waited for.
     pub(crate) linger: Duration,
+    /// Who is asked for a client's address.
+    pub(crate) real_clients: Option<Policy>,
 }
 
 /// Resolves `-C`.
@@ -49,6 +53,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
         );
     }
     let user = super::user(args.user.user)?;
+    let real_clients = real_clients(args.real, &outputs)?;
     let args = args.collector;
     // Each worker has a socket of its own; a file, a stream and a pace limit are one thing.
     let single = outputs.iter().find(|output| !is_shared(output));
@@ -70,6 +75,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
         workers,
         quota: args.quota,
         linger: args.wait_for_agents,
+        real_clients,
     })
 }
 

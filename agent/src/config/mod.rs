@@ -5,6 +5,7 @@ mod broker;
 mod collector;
 mod fleet_key;
 mod outputs;
+mod real;
 mod tunnel;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use agent::filter::Filters;
 use agent::helper::User;
 use agent::identity::Address;
+use agent::real::Policy;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
 
@@ -24,6 +26,7 @@ use self::outputs::outputs;
 pub(crate) use self::outputs::{
     InterfaceChoice, LogChoice, OutputChoice, ReadersChoice, VxlanChoice,
 };
+use self::real::real_clients;
 pub(crate) use self::tunnel::TunnelChoice;
 use crate::cli::{AgentsArgs, Cli, Command, EnrollArgs, JoinArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
@@ -120,6 +123,8 @@ pub(crate) struct Settings {
     pub(crate) wait_ms: u32,
     /// Which processes and connections are mirrored.
     pub(crate) filters: Filters,
+    /// Who is asked for a client's address.
+    pub(crate) real_clients: Option<Policy>,
 }
 
 /// Resolves the command line.
@@ -155,18 +160,17 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
         Some(dir) => Some(library::checked(dir)?),
         None => library::directory_to_run(args.program.first().map(OsString::as_os_str))?,
     };
+    let mut outputs = outputs(args.output, (args.tunnel, args.broker))?;
+    if outputs.iter().all(|it| matches!(it, OutputChoice::Log(_))) {
+        outputs.push(OutputChoice::Summary);
+    }
     Ok(Settings {
         mode: Mode::Run(Program {
             words: args.program,
             library_dir,
         }),
-        outputs: {
-            let mut outputs = outputs(args.output, (args.tunnel, args.broker))?;
-            if outputs.iter().all(|it| matches!(it, OutputChoice::Log(_))) {
-                outputs.push(OutputChoice::Summary);
-            }
-            outputs
-        },
+        real_clients: real_clients(args.real, &outputs)?,
+        outputs,
         // The program is the user's own.
         user: None,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
@@ -192,6 +196,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
     Ok(Settings {
         mode: Mode::Serve { socket },
         user: user(args.user.user)?,
+        real_clients: real_clients(args.real, &outputs)?,
         outputs,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),

@@ -107,6 +107,11 @@ impl fmt::Display for OutputChoice {
 }
 
 impl OutputChoice {
+    /// Sessions go there as they are; others make packets of them.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Broker(_) | Self::Tunnel(_))
+    }
+
     /// The same, or for a file that exists already, another one beside it: `out.pcapng`, `out.2.pcapng` …
     pub(crate) fn unused(&self) -> Self {
         let Self::File(path, rotation) = self else {

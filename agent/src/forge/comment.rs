@@ -23,7 +23,7 @@ use crate::cipher::{CipherName, VersionName};
 use crate::community::CommunityId;
 use crate::container::Container;
 use crate::escape::Word;
-use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, RealClient, RealClientWay};
+use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, RealClient};
 
 /// Shows a flow's id as hexadecimal digits.
 pub(super) struct Id(pub(super) FlowId);
@@ -110,12 +110,7 @@ fn write_real_client(f: &mut fmt::Formatter<'_>, real: Option<&RealClient>) -> f
     };
     match real.told {
         Some((told, way)) => {
-            let way = match way {
-                RealClientWay::XForwardedFor => "xff",
-                RealClientWay::Forwarded => "forwarded",
-                RealClientWay::ProxyProtocol => "proxy-protocol",
-            };
-            write!(f, " xff={told}<-{} xff_by={way}", real.proxy)?;
+            write!(f, " xff={told}<-{} xff_by={}", real.proxy, way.word())?;
         }
         None => write!(f, " xff=unknown<-{}", real.proxy)?,
     }
@@ -153,7 +148,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::ToldAddress;
+    use crate::event::{RealClientWay, ToldAddress};
     use crate::forge::testing;
 
     #[test]

@@ -30,6 +30,8 @@ mod address;
 mod body;
 mod claim;
 mod clients;
+#[cfg(test)]
+mod corpus_tests;
 mod endpoints;
 mod held;
 mod http;

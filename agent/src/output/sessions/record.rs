@@ -64,6 +64,8 @@ struct Record<'a> {
     clear_prefix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     continued: Option<Continued>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    real_client: Option<Behind>,
     end: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reset_by: Option<&'static str>,
@@ -116,6 +118,19 @@ struct Tls<'a> {
 struct Continued {
     offset_toserver: u64,
     offset_toclient: u64,
+}
+
+#[derive(Serialize)]
+struct Behind {
+    proxy_ip: String,
+    proxy_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
+    header_bytes: u32,
 }
 
 #[derive(Serialize)]
@@ -178,6 +193,14 @@ pub(super) fn session(
         continued: info.continued.map(|(client, server)| Continued {
             offset_toserver: client,
             offset_toclient: server,
+        }),
+        real_client: info.real_client.map(|real| Behind {
+            proxy_ip: real.proxy.ip().to_canonical().to_string(),
+            proxy_port: real.proxy.port(),
+            ip: real.told.map(|(told, _)| told.ip.to_string()),
+            port: real.told.and_then(|(told, _)| told.port),
+            by: real.told.map(|(_, way)| way.word()),
+            header_bytes: real.header_bytes,
         }),
         end: match ending {
             Ending::Finished => "finished",
@@ -314,7 +337,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::ProcessInfo;
+    use crate::event::{ProcessInfo, RealClient, RealClientWay, ToldAddress};
     use crate::forge::testing;
 
     fn parsed(line: &[u8]) -> Value {
@@ -392,6 +415,33 @@ mod tests {
     }
 
     #[test]
+    fn who_is_behind_a_proxy_is_told() {
+        let mut info = testing::info("203.0.113.7:50000", "198.51.100.1:443");
+        let told = ToldAddress {
+            ip: "203.0.113.7".parse().unwrap(),
+            port: Some(50_000),
+        };
+        let mut real = RealClient {
+            proxy: "10.0.0.5:34567".parse().unwrap(),
+            told: Some((told, RealClientWay::ProxyProtocol)),
+            header_bytes: 28,
+        };
+        info.real_client = Some(real);
+        let now = WallTime(0);
+        let record =
+            |info: &FlowInfo| session(info, (now, now), &Counts::default(), Ending::Finished);
+        let expected = json!({
+            "proxy_ip": "10.0.0.5", "proxy_port": 34567, "header_bytes": 28,
+            "ip": "203.0.113.7", "port": 50000, "by": "proxy-protocol",
+        });
+        assert_eq!(parsed(&record(&info))["real_client"], expected);
+        (real.told, real.header_bytes) = (None, 0);
+        info.real_client = Some(real);
+        let expected = json!({ "proxy_ip": "10.0.0.5", "proxy_port": 34567, "header_bytes": 0 });
+        assert_eq!(parsed(&record(&info))["real_client"], expected);
+    }
+
+    #[test]
     fn what_is_not_known_is_not_there() {
         let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
         Arc::make_mut(&mut info.process).name.clear();
@@ -412,6 +462,7 @@ mod tests {
             "container",
             "clear_prefix",
             "continued",
+            "real_client",
             "reset_by",
         ] {
             assert!(record.get(absent).is_none(), "{absent}");

@@ -1,0 +1,82 @@
+//! Whether flows get the address of who is behind a proxy.
+
+use agent::real::Policy;
+use anyhow::bail;
+
+use super::OutputChoice;
+use crate::cli::RealClientArgs;
+
+/// What `--real-client` asks for.
+///
+/// # Errors
+/// Nobody is trusted, or no packets are made here.
+pub(super) fn real_clients(
+    args: RealClientArgs,
+    outputs: &[OutputChoice],
+) -> anyhow::Result<Option<Policy>> {
+    let Some(way) = args.real_client.0 else {
+        return Ok(None);
+    };
+    if args.trusted_proxy.is_empty() {
+        bail!(
+            "--real-client believes nobody without --trusted-proxy: say which proxies tell the truth, for example \
+             `--trusted-proxy 10.0.0.5`"
+        );
+    }
+    if outputs.iter().all(OutputChoice::is_away) {
+        bail!(
+            "--real-client is for who makes the packets, and -t sends sessions as they are: give it to the collector, \
+             `sslcollector -C --real-client … --trusted-proxy …`"
+        );
+    }
+    Ok(Some(Policy {
+        way,
+        trusted: args.trusted_proxy,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+    use crate::config::{Task, resolve};
+
+    fn policy(words: &str) -> anyhow::Result<Option<Policy>> {
+        let words = format!("sslcollector --socket x {words}");
+        match resolve(Cli::try_parse_from(words.split_ascii_whitespace())?)? {
+            Task::Mirror(settings) => Ok(settings.real_clients),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nobody_is_believed_by_accident() {
+        let trusted = "--trusted-proxy 10.0.0.0/8 --trusted-proxy fd00::1,192.0.2.7";
+        assert_eq!(policy("-w x").unwrap(), None);
+        assert_eq!(policy("-w x --real-client off").unwrap(), None);
+        let xff = policy(&format!("-w x --real-client xff {trusted}"));
+        let xff = xff.unwrap().unwrap();
+        assert_eq!(xff.trusted.len(), 3);
+        assert!(xff.trusts("10.9.9.9".parse().unwrap()));
+        assert!(!xff.trusts("11.0.0.1".parse().unwrap()));
+        for (words, told) in [
+            ("-w x --real-client xff".to_owned(), "--trusted-proxy"),
+            (format!("-w x {trusted}"), "--real-client"),
+            (format!("-w x --real-client x {trusted}"), "neither xff"),
+            (
+                "-w x --real-client xff --trusted-proxy 10.0.0.1/8".into(),
+                "10.0.0.0/8?",
+            ),
+            (
+                format!("-t sensor --real-client xff {trusted}"),
+                "-C --real-client",
+            ),
+        ] {
+            let error = policy(&words).unwrap_err().to_string();
+            assert!(error.contains(told), "{words}: {error}");
+        }
+        assert!(policy(&format!("-t sensor -w x --real-client xff {trusted}")).is_ok());
+    }
+}

@@ -1,0 +1,96 @@
+//! What became of sessions behind proxies.
+
+use agent::real::{RealStats, Stop};
+
+use super::counted;
+
+/// A line for what was found, and for each reason why something wasn't.
+pub(crate) fn lines(stats: &RealStats) -> Vec<String> {
+    let found = [
+        (stats.by_x_forwarded_for, "X-Forwarded-For"),
+        (stats.by_forwarded, "Forwarded"),
+        (stats.by_proxy_protocol, "PROXY headers"),
+    ];
+    let found = found.into_iter().filter(|(count, _)| *count > 0);
+    let found: Vec<_> = found
+        .map(|(count, by)| format!("{} by {by}", counted(count, "client")))
+        .collect();
+    let found = match found.is_empty() {
+        true => "no client told".to_owned(),
+        false => found.join(", "),
+    };
+    let kept = match stats.kept {
+        0 => String::new(),
+        kept => format!(", {} under a proxy's own address", counted(kept, "flow")),
+    };
+    let stops = Stop::ALL.into_iter().zip(stats.stopped);
+    let stops = stops.filter(|(_, count)| *count > 0);
+    let stops: Vec<_> = stops
+        .map(|(why, count)| format!("{} ({count})", why.words()))
+        .collect();
+    let stopped = stats.stopped.iter().sum();
+    [
+        (
+            stats.sessions,
+            format!(
+                "{} of trusted proxies: {found}{kept}",
+                counted(stats.sessions, "session")
+            ),
+        ),
+        (
+            stopped,
+            format!(
+                "{} whose requests aren't told apart from some place on: {}",
+                counted(stopped, "session"),
+                stops.join(", ")
+            ),
+        ),
+        (
+            stats.unusable,
+            format!(
+                "{} whose client is no address: shown under the proxy's",
+                counted(stats.unusable, "request")
+            ),
+        ),
+        (
+            stats.conflicts,
+            format!(
+                "{} whose X-Forwarded-For and Forwarded name two clients: shown under the proxy's address. Have the \
+                 proxy remove the one that it doesn't write",
+                counted(stats.conflicts, "request")
+            ),
+        ),
+        (
+            stats.headerless,
+            format!(
+                "{} without a PROXY header within TLS: shown under the proxy's address",
+                counted(stats.headerless, "session")
+            ),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(count, line)| (count > 0).then_some(line))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happened_is_said() {
+        assert!(lines(&RealStats::default()).is_empty());
+        let mut stats = RealStats {
+            sessions: 3,
+            by_x_forwarded_for: 4,
+            kept: 1,
+            ..RealStats::default()
+        };
+        stats.stopped[Stop::Http2 as usize] = 1;
+        let said = [
+            "3 sessions of trusted proxies: 4 clients by X-Forwarded-For, 1 flow under a proxy's own address",
+            "1 session whose requests aren't told apart from some place on: HTTP/2 (1)",
+        ];
+        assert_eq!(lines(&stats), said);
+    }
+}
