@@ -281,6 +281,7 @@ fn a_proxy_header_within_tls() {
         let mut client = Command::new("openssl");
         client.args(["s_client", "-quiet", "-connect", &accept]);
         client.args(["-bind", &format!("{from}:0")]);
+        client.stdout(Stdio::null()).stderr(Stdio::null());
         let (mut client, mut stdin) = Process::start_fed(&mut client);
         stdin.write_all(header).expect("a client");
         stdin.write_all(request).expect("a client");

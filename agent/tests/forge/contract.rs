@@ -15,7 +15,12 @@ use Side::{Client, Server};
 
 fn begin(id: u8) -> Change {
     let ends = ["192.0.2.1:50000", "198.51.100.1:443"].map(|end| end.parse().unwrap());
-    Change::Begin(info(FlowId([id; 16]), ends[0], ends[1], Role::Client))
+    Change::Begin(Box::new(info(
+        FlowId([id; 16]),
+        ends[0],
+        ends[1],
+        Role::Client,
+    )))
 }
 
 fn id(byte: u8) -> String {
@@ -189,7 +194,7 @@ fn datagrams_and_impossible_ends_are_never_told_as_a_stream() {
             unreachable!()
         };
         change(&mut info);
-        Change::Begin(info)
+        Change::Begin(Box::new(info))
     };
     for refused in [
         changed(&|info| info.transport = Transport::Dtls),

@@ -62,7 +62,12 @@ impl Session {
     fn new(number: u8, client: &str, server: &str) -> Self {
         let (client, server): (SocketAddr, SocketAddr) =
             (client.parse().unwrap(), server.parse().unwrap());
-        let begin = Change::Begin(info(FlowId([number; 16]), client, server, Role::Client));
+        let begin = Change::Begin(Box::new(info(
+            FlowId([number; 16]),
+            client,
+            server,
+            Role::Client,
+        )));
         Self {
             changes: vec![begin],
             said: [0; 2],

@@ -12,7 +12,7 @@ const MAX_GAP: u64 = 512 << 20;
 /// An event that owns its bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Begin(FlowInfo),
+    Begin(Box<FlowInfo>),
     Data {
         from: Side,
         offset: u64,

@@ -183,7 +183,7 @@ fn changes(number: u64, plan: &Plan) -> VecDeque<Change> {
         Some(id) if plan.wraps => *id,
         _ => FlowId(u128::from(number).to_be_bytes()),
     };
-    let mut out = VecDeque::from([Change::Begin(info(id, ends[0], ends[1], role))]);
+    let mut out = VecDeque::from([Change::Begin(Box::new(info(id, ends[0], ends[1], role)))]);
     let mut said = [0u64; 2];
     let mut run = |steps: &[Step], out: &mut VecDeque<Change>| {
         for step in steps {
