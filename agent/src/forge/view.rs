@@ -41,7 +41,11 @@ impl View {
             .set_port(port.map_or(tuple.server.port(), |map| map.to));
         let (client, server) = (shown.client.ip(), shown.server.ip());
         let inside = client.is_loopback() || server.is_loopback() || client == server;
-        (!self.without_loopback || !inside).then_some(shown.in_one_family())
+        // Ends of two families are nobody's; an IPv4 address that is written as an IPv6 one beside such is.
+        if tuple.client.is_ipv4() == tuple.server.is_ipv4() {
+            shown = shown.in_one_family();
+        }
+        (!self.without_loopback || !inside).then_some(shown)
     }
 
     fn map_address(&self, address: SocketAddr) -> SocketAddr {

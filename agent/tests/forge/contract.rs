@@ -194,7 +194,7 @@ fn datagrams_and_impossible_ends_are_never_told_as_a_stream() {
             unreachable!()
         };
         change(&mut info);
-        Change::Begin(Box::new(info))
+        Change::Begin(info)
     };
     for refused in [
         changed(&|info| info.transport = Transport::Dtls),
