@@ -131,6 +131,54 @@ fn both_ends_on_two_hosts_are_one_flow_and_each_batch_is_acknowledged() {
     assert!(flows.iter().all(whole), "{flows:?}");
 }
 
+/// An outlet that holds back what is from then on.
+#[derive(Clone, Default)]
+struct Holding(Arc<Mutex<Option<WallTime>>>);
+
+impl FlowSink for Holding {
+    fn flow_event(&mut self, _: FlowEvent<'_>) {}
+}
+
+impl Outlet for Holding {
+    fn release(&mut self, _: WallTime) -> bool {
+        true
+    }
+    fn oldest_held(&self) -> Option<WallTime> {
+        *self.0.lock().unwrap()
+    }
+    fn turn_over(&mut self, _: WallTime) {}
+    fn finish(&mut self, _: WallTime) -> bool {
+        true
+    }
+    fn report(&mut self) {}
+}
+
+#[test]
+fn what_an_outlet_holds_back_is_not_acknowledged() {
+    for reorder_ns in [0, 1] {
+        let outlet = Holding::default();
+        *outlet.0.lock().unwrap() = Some(WallTime(1));
+        let held = Arc::clone(&outlet.0);
+        let config = WorkersConfig {
+            reorder_ns,
+            ..WorkersConfig::default()
+        };
+        let workers = Workers::start(&config, move |_| Ok::<_, String>(outlet.clone())).unwrap();
+        let (answer, answers) = mpsc::channel();
+        let to = Arc::new(Answers(Mutex::new(answer)));
+        let feed = workers.feed(Arc::new(Agent::new(1, "host", None)));
+        push(&feed, batch(FlowId([1; 16]), Role::Client, 1, false), &to);
+        // A report comes behind what was pushed before it, the second one behind a whole turn.
+        for _ in 0..2 {
+            assert_eq!(workers.report(PATIENCE).len(), 1);
+        }
+        assert!(answers.try_recv().is_err());
+        *held.lock().unwrap() = None;
+        assert_eq!(answers.recv_timeout(PATIENCE), Ok(Ok(1)));
+        workers.finish(PATIENCE);
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_refused_and_ends_its_source_only() {
     let seen = Seen::default();
