@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use agent::clock::{self, Clock};
 use agent::event::WallTime;
-use agent::flow::{Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture};
+use agent::flow::{
+    Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture, ProcSockets,
+};
 use agent::forge::SequenceKey;
 use agent::helper::Helper;
 use agent::intake::{Intake, Listener, PollOutcome};
@@ -62,6 +64,9 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let serves = matches!(settings.mode, Mode::Serve { .. });
     let mut signals = Signals::catch(serves).context("can't catch signals")?;
     let capture = watch(&settings.watch)?;
+    if let Some(capture) = &capture {
+        capture.complaints().for_each(say);
+    }
     let place = Place::make(&settings.mode)?;
     let log = open_log(&outputs, helper)?;
     let key = SequenceKey::new(random()?);
@@ -85,11 +90,13 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
         seed: random()?,
         ..MapperConfig::default()
     };
+    let mut mapper = Mapper::new(mapper, Clock::start());
+    mapper.ask_sockets(Box::new(ProcSockets));
     let mut agent = Agent {
         settings,
         keeps: keeper.is_some(),
         intake,
-        mapper: Mapper::new(mapper, Clock::start()),
+        mapper,
         column,
         capture,
         helper: helper.cloned(),

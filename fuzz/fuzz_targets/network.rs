@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each target uses one of the functions")]
 
 use agent::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, ResetCause, Side, WallTime};
+use agent::flow::binder::Binder;
+use agent::flow::hellos::Hellos;
 use agent::flow::wire::{LinkType, WireFact, parse_frame};
 use agent::output::{TextLimits, TextSummary};
 
@@ -11,22 +13,71 @@ pub(crate) fn wire(bytes: &[u8]) {
     let Some((link, frame)) = bytes.split_first() else {
         return;
     };
-    let link = match link % 4 {
-        0 => LinkType::Ethernet,
-        1 => LinkType::Raw,
-        2 => LinkType::LinuxSll,
-        _ => LinkType::LinuxSll2,
-    };
+    let link = link_type(*link);
     let Some(fact) = parse_frame(link, frame) else {
         return;
     };
-    if let WireFact::ClientHello { tuple, .. } | WireFact::ServerHello { tuple, .. } = fact {
+    if let WireFact::ClientHello { tuple, .. } | WireFact::ServerHello { tuple, .. } = &fact {
         assert_eq!(tuple.client.is_ipv4(), tuple.server.is_ipv4());
     }
     // Less of it tells the same or nothing, never something else.
     for end in 0..frame.len() {
         let cut = parse_frame(link, &frame[..end]);
-        assert!(cut.is_none() || cut == Some(fact), "{end} bytes: {cut:?}");
+        assert!(
+            cut.is_none() || cut.as_ref() == Some(&fact),
+            "{end} bytes: {cut:?}"
+        );
+    }
+}
+
+fn link_type(number: u8) -> LinkType {
+    match number % 4 {
+        0 => LinkType::Ethernet,
+        1 => LinkType::Raw,
+        2 => LinkType::LinuxSll,
+        _ => LinkType::LinuxSll2,
+    }
+}
+
+/// Packets from an interface, one behind the other: the first byte is its link type; before each packet stand two bytes
+/// with its length.
+pub(crate) fn handshakes(bytes: &[u8]) {
+    let Some((link, mut rest)) = bytes.split_first() else {
+        return;
+    };
+    let link = link_type(*link);
+    let (mut hellos, mut binder) = (Hellos::default(), Binder::new(8));
+    let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    while let [high, low, more @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(more.len());
+        let (frame, more) = more.split_at(length);
+        rest = more;
+        hellos.frame(link, frame, &mut |fact| {
+            match &fact {
+                WireFact::ClientHello { tuple, random, .. } => clients.push((*tuple, *random)),
+                // Only what was told in short before is told in full.
+                WireFact::Fingerprint {
+                    tuple,
+                    random,
+                    hello,
+                } => {
+                    assert!(clients.contains(&(*tuple, *random)));
+                    assert!(hello.ja4.is_ascii() && hello.ja4.len() == 36, "{hello:?}");
+                    let names = hello.alpn.iter().chain(&hello.sni);
+                    for name in names {
+                        assert!(!name.contains(char::is_control), "{name:?}");
+                    }
+                }
+                WireFact::ServerHello { tuple, random } => servers.push((*tuple, *random)),
+                WireFact::Syn { .. } | WireFact::SynAck { .. } => {}
+            }
+            // Both randoms were on the connection that they are bound to, each in its direction.
+            if let Some(randoms) = binder.observe(fact) {
+                let tuple = binder.find(&randoms).expect("what was just bound").tuple;
+                assert!(clients.contains(&(tuple, randoms.0)));
+                assert!(servers.contains(&(tuple, randoms.1)));
+            }
+        });
     }
 }
 

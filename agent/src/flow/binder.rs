@@ -10,15 +10,21 @@
 //! twice (the loopback device shows each on its way out and in) changes nothing. Memory is bounded;
 //! the oldest is forgotten first.
 
+use std::sync::Arc;
+
 use super::bounded::BoundedMap;
+use super::hello::ClientHello;
 use super::wire::WireFact;
 use crate::event::Tuple;
 
 /// ClientHello.random and ServerHello.random of a session.
 pub type Randoms = ([u8; 32], [u8; 32]);
 
+/// Connections with one random that are remembered.
+pub const MAX_TUPLES: usize = 8;
+
 /// What the wire told of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireBinding {
     /// Its connection: the first one seen with its randoms.
     pub tuple: Tuple,
@@ -26,13 +32,16 @@ pub struct WireBinding {
     pub ambiguous: bool,
     /// Bytes that the client had sent before its ClientHello; `None`: its SYN wasn't seen.
     pub clear_prefix: Option<u64>,
+    /// What else stood in its first ClientHello; `None`: not all of that was seen.
+    pub hello: Option<Arc<ClientHello>>,
 }
 
 /// A ClientHello that waits for its answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Offer {
     random: [u8; 32],
     clear_prefix: Option<u64>,
+    hello: Option<Arc<ClientHello>>,
 }
 
 /// Finds the connection of a session by its randoms.
@@ -41,6 +50,8 @@ pub struct Binder {
     syns: BoundedMap<Tuple, u32>,
     offers: BoundedMap<Tuple, Offer>,
     bindings: BoundedMap<Randoms, WireBinding>,
+    /// Under which addresses a ClientHello.random was seen, the first few.
+    tuples: BoundedMap<[u8; 32], Vec<Tuple>>,
     forgotten: u64,
 }
 
@@ -51,6 +62,7 @@ impl Binder {
             syns: BoundedMap::new(capacity),
             offers: BoundedMap::new(capacity),
             bindings: BoundedMap::new(capacity),
+            tuples: BoundedMap::new(capacity),
             forgotten: 0,
         }
     }
@@ -71,6 +83,19 @@ impl Binder {
                 self.offer(tuple, sequence, random);
                 None
             }
+            WireFact::Fingerprint {
+                tuple,
+                random,
+                hello,
+            } => {
+                // The second hello after a HelloRetryRequest leaves some extensions out.
+                if let Some(offer) = self.offers.get_mut(&tuple)
+                    && offer.random == random
+                {
+                    offer.hello.get_or_insert_with(|| Arc::from(hello));
+                }
+                None
+            }
             WireFact::ServerHello { tuple, random } => self.bind(tuple, random),
         }
     }
@@ -80,9 +105,21 @@ impl Binder {
         self.bindings.get(randoms)
     }
 
+    /// The connections on which a ClientHello.random was seen: more than one, where addresses are translated on the
+    /// way, or somebody says a hello again that isn't its own. At most the first [`MAX_TUPLES`].
+    pub fn tuples(&self, client_random: &[u8; 32]) -> Vec<Tuple> {
+        self.tuples.get(client_random).cloned().unwrap_or_default()
+    }
+
     /// Bindings pushed out by younger ones so far.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// Entries of all kinds.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.syns.len() + self.offers.len() + self.bindings.len() + self.tuples.len()
     }
 
     fn offer(&mut self, tuple: Tuple, sequence: u32, random: [u8; 32]) {
@@ -102,8 +139,18 @@ impl Binder {
         let offer = Offer {
             random,
             clear_prefix,
+            hello: None,
         };
         self.offers.insert(tuple, offer);
+        match self.tuples.get_mut(&random) {
+            None => {
+                self.tuples.insert(random, vec![tuple]);
+            }
+            Some(tuples) if tuples.len() < MAX_TUPLES && !tuples.contains(&tuple) => {
+                tuples.push(tuple);
+            }
+            Some(_) => {}
+        }
     }
 
     fn bind(&mut self, tuple: Tuple, server_random: [u8; 32]) -> Option<Randoms> {
@@ -116,6 +163,7 @@ impl Binder {
                 tuple,
                 ambiguous: false,
                 clear_prefix: offer.clear_prefix,
+                hello: offer.hello.clone(),
             };
             self.forgotten += u64::from(self.bindings.insert(randoms, binding));
         }
@@ -166,6 +214,7 @@ mod tests {
             tuple: tuple(5000),
             ambiguous: false,
             clear_prefix: Some(8),
+            hello: None,
         };
         assert_eq!(binder.find(&RANDOMS), Some(&expected));
     }

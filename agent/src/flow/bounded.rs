@@ -32,6 +32,11 @@ impl<K: Copy + Eq + Hash, V> BoundedMap<K, V> {
         self.entries.get_mut(key).map(|(_, value)| value)
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Puts an entry in, in place of the one with the same key if there is one. True: an old entry
     /// was pushed out for it.
     pub(crate) fn insert(&mut self, key: K, value: V) -> bool {

@@ -1,7 +1,8 @@
 //! Sees handshakes on the host's interfaces: a thread for each, with libpcap, in immediate mode.
 //!
 //! A filter in the kernel lets SYNs, ClientHellos and ServerHellos through and nothing else: no other
-//! packet reaches the agent. It cuts them behind the hello's random.
+//! packet reaches the agent. It knows which hellos have begun ([`super::ebpf`]), or passes those segments only
+//! with which one begins ([`super::filter`]).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,14 +10,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use super::wire::{LinkType, WireFact, parse_frame};
+use super::hellos::Hellos;
+use super::wire::{LinkType, WireFact};
+use super::{ebpf, filter};
 use crate::output::packet_socket::lock_filter;
 
 /// The name that stands for all interfaces.
 pub const ANY: &str = "any";
 
-/// Link header, two VLAN tags, IPv6 and TCP with all options, and the hello's 43 bytes are 191.
-const SNAP_BYTES: i32 = 256;
+/// A hello with a hybrid key share and some tickets, and headers; a longer one is bound, but not read as a whole.
+const SNAP_BYTES: i32 = 4096 + 256;
+/// For some 3,800 frames that wait for their thread, whatever they need of that.
+const BUFFER_BYTES: i32 = 16 << 20;
 /// How long libpcap polls; a quiet interface's thread stays in its loop however often that passes,
 /// and leaves it only for [`pcap::BreakLoop`].
 const TIMEOUT_MS: i32 = 1000;
@@ -24,16 +29,6 @@ const TIMEOUT_MS: i32 = 1000;
 const STATS_EVERY: u32 = 64;
 /// Facts that may wait for the worker.
 const QUEUE: usize = 16 * 1024;
-
-/// `tcp[…]` stands for IPv4 only, so IPv6 is spelled out. Byte 0 of the payload is the record's type
-/// (22: handshake), byte 1 its major version, byte 5 the handshake's type (1, 2: the hellos).
-const FILTER: &str = "\
-(tcp and ((tcp[13] & 0x12 = 2) or (tcp[((tcp[12] & 0xf0) >> 2)] = 22 \
- and tcp[((tcp[12] & 0xf0) >> 2) + 1] = 3 \
- and (tcp[((tcp[12] & 0xf0) >> 2) + 5] = 1 or tcp[((tcp[12] & 0xf0) >> 2) + 5] = 2)))) \
-or (ip6 and ip6[6] = 6 and ((ip6[53] & 0x12 = 2) or (ip6[40 + ((ip6[52] & 0xf0) >> 2)] = 22 \
- and ip6[41 + ((ip6[52] & 0xf0) >> 2)] = 3 \
- and (ip6[45 + ((ip6[52] & 0xf0) >> 2)] = 1 or ip6[45 + ((ip6[52] & 0xf0) >> 2)] = 2))))";
 
 /// Where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +129,13 @@ impl std::fmt::Debug for Interrupt {
 }
 
 /// Interfaces that are open, of which nothing is read yet. What the kernel lets through can't be widened any more.
-pub struct OpenCapture(Vec<(pcap::Capture<pcap::Active>, LinkType)>);
+pub struct OpenCapture(Vec<Opened>);
+
+struct Opened {
+    source: pcap::Capture<pcap::Active>,
+    link: LinkType,
+    complaint: Option<String>,
+}
 
 impl std::fmt::Debug for OpenCapture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -148,8 +149,16 @@ impl OpenCapture {
     /// # Errors
     /// The first interface that can't be opened, and why. The caller decides what to do without.
     pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
-        let opened = config.interfaces.iter().map(|interface| open(interface));
+        let opened = config.interfaces.iter();
+        let opened = opened.map(|interface| open(interface, ebpf::Program::load));
         Ok(Self(opened.collect::<Result<_, _>>()?))
+    }
+
+    /// What the kernel doesn't do here, for people.
+    pub fn complaints(&self) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter_map(|opened| opened.complaint.as_deref())
     }
 
     /// Begins to read: a thread for each interface.
@@ -164,7 +173,8 @@ impl OpenCapture {
             kernel_dropped: Vec::new(),
             threads: Vec::new(),
         };
-        for (mut source, link) in self.0 {
+        for opened in self.0 {
+            let (mut source, link) = (opened.source, opened.link);
             let interrupt = Interrupt(source.breakloop_handle());
             let dropped = Arc::new(AtomicU64::new(0));
             capture.kernel_dropped.push(Arc::clone(&dropped));
@@ -230,7 +240,11 @@ impl Drop for Capture {
     }
 }
 
-fn open(interface: &str) -> Result<(pcap::Capture<pcap::Active>, LinkType), CaptureError> {
+/// `load` gives the program by which the kernel follows hellos over several segments.
+fn open(
+    interface: &str,
+    load: impl Fn(LinkType) -> std::io::Result<ebpf::Program>,
+) -> Result<Opened, CaptureError> {
     let failed = |error: pcap::Error| {
         let cause = error.to_string();
         let interface = interface.to_owned();
@@ -247,6 +261,7 @@ fn open(interface: &str) -> Result<(pcap::Capture<pcap::Active>, LinkType), Capt
         .promisc(false)
         .immediate_mode(true)
         .timeout(TIMEOUT_MS)
+        .buffer_size(BUFFER_BYTES)
         .open()
         .map_err(failed)?;
     let number = source.get_datalink().0;
@@ -254,20 +269,37 @@ fn open(interface: &str) -> Result<(pcap::Capture<pcap::Active>, LinkType), Capt
         interface: interface.to_owned(),
         number,
     })?;
-    // `vlan` shifts what stands behind it, and not every link type has it.
-    source
-        .filter(&format!("({FILTER}) or (vlan and ({FILTER}))"), true)
-        .or_else(|_| source.filter(FILTER, true))
-        .map_err(|error| CaptureError::Filter {
-            interface: interface.to_owned(),
-            cause: error.to_string(),
-        })?;
-    // Whoever takes over the agent sees no more by it than handshakes.
-    lock_filter(source.as_fd()).map_err(|error| CaptureError::Filter {
+    let refused = |cause: String| CaptureError::Filter {
         interface: interface.to_owned(),
-        cause: error.to_string(),
-    })?;
-    Ok((source, link))
+        cause,
+    };
+    let set_filter = |source: &mut _| {
+        filter::set(source, &filter::tagged())
+            .or_else(|_| filter::set(source, &filter::untagged()))
+            .map_err(refused)
+    };
+    set_filter(&mut source)?;
+    let follows = load(link).and_then(|program| {
+        // libpcap itself runs the filter over what it finds in its buffer, and over one frame more: it would drop what
+        // the program alone passes. Between these two calls everything does.
+        source.filter("", true).map_err(std::io::Error::other)?;
+        program.attach(source.as_fd())
+    });
+    if follows.is_err() {
+        set_filter(&mut source)?;
+    }
+    // Whoever takes over the agent sees no more by it than handshakes.
+    lock_filter(source.as_fd()).map_err(|error| refused(error.to_string()))?;
+    Ok(Opened {
+        source,
+        link,
+        complaint: follows.err().map(|error| {
+            format!(
+                "on {interface} the kernel follows no hello over several segments ({error}): \
+                 of such no fingerprint, of some no addresses"
+            )
+        }),
+    })
 }
 
 fn watch(
@@ -278,20 +310,25 @@ fn watch(
     kernel_dropped: &AtomicU64,
 ) {
     let mut since_stats = 0u32;
+    let mut hellos = Hellos::default();
     while !shared.stop.load(Relaxed) {
         match source.next_packet() {
             Ok(packet) => {
                 shared.frames.fetch_add(1, Relaxed);
                 since_stats += 1;
-                if let Some(fact) = parse_frame(link, packet.data) {
+                let mut is_heard = true;
+                hellos.frame(link, packet.data, &mut |fact| {
                     shared.facts.fetch_add(1, Relaxed);
                     match facts.try_send(fact) {
                         Ok(()) => {}
                         Err(TrySendError::Full(_)) => {
                             shared.facts_dropped.fetch_add(1, Relaxed);
                         }
-                        Err(TrySendError::Disconnected(_)) => return,
+                        Err(TrySendError::Disconnected(_)) => is_heard = false,
                     }
+                });
+                if !is_heard {
+                    return;
                 }
             }
             Err(pcap::Error::TimeoutExpired) => {}
@@ -329,8 +366,76 @@ mod tests {
     fn the_filter_compiles_for_every_link_type() {
         for number in [1, 113, 276, 12] {
             let dead = pcap::Capture::dead(pcap::Linktype(number)).unwrap();
-            dead.compile(FILTER, true).unwrap();
+            dead.compile(&filter::untagged(), true).unwrap();
         }
+        let ethernet = pcap::Capture::dead(pcap::Linktype(1)).unwrap();
+        ethernet.compile(&filter::tagged(), true).unwrap();
+    }
+
+    /// The classic filter, as the kernel would run it, over the frames of the other tests.
+    #[test]
+    fn the_filter_passes_what_is_read_and_nothing_else() {
+        use crate::flow::wire::parse_frame;
+        use crate::flow::wire::tests::{ethernet, ipv4, ipv6, ipv6_extended, tcp};
+        let compiled = |number: i32, text: &str| {
+            let dead = pcap::Capture::dead(pcap::Linktype(number)).unwrap();
+            dead.compile(text, true).unwrap()
+        };
+        let (tagged, raw) = (
+            compiled(1, &filter::tagged()),
+            compiled(12, &filter::untagged()),
+        );
+        let segments = [
+            (tcp(5000, 443, 1, 2, &[]), true),
+            (tcp(5000, 443, 1, 0x12, &[]), false),
+            (tcp(5000, 443, 1, 0x10, &[]), false),
+            (tcp(5000, 443, 1, 0x18, &hello(1, [7; 32])), true),
+            (tcp(5000, 443, 1, 0x18, &hello(2, [7; 32])), true),
+            (tcp(5000, 443, 1, 0x18, &hello(11, [7; 32])), false),
+            (tcp(5000, 443, 1, 0x18, &[23; 300]), false),
+        ];
+        for (segment, passes) in segments {
+            let mut packets = vec![
+                (0x0800u16, ipv4(&segment), true),
+                (0x86dd, ipv6(&segment), true),
+            ];
+            for extensions in [&[0][..], &[60, 0], &[0, 43, 60]] {
+                packets.push((0x86dd, ipv6_extended(extensions, &segment), true));
+            }
+            for extensions in [&[44][..], &[60, 0, 43, 60]] {
+                packets.push((0x86dd, ipv6_extended(extensions, &segment), false));
+            }
+            for (protocol, packet, reaches) in packets {
+                let passes = passes && reaches;
+                assert_eq!(raw.filter(&packet), passes);
+                if passes {
+                    assert!(parse_frame(LinkType::Raw, &packet).is_some());
+                }
+                let (mut outer, mut inner) = (protocol, packet);
+                for tags in 0..3 {
+                    let frame = ethernet(outer, &inner);
+                    assert_eq!(tagged.filter(&frame), passes, "{outer:x}, {tags} tags");
+                    inner = [&[0, 5][..], &outer.to_be_bytes(), &inner].concat();
+                    outer = 0x8100;
+                }
+            }
+        }
+    }
+
+    /// Needs the right to capture; says so and passes where it is missing.
+    #[test]
+    fn a_filter_that_the_kernel_does_not_run_is_found_out() {
+        let opened = pcap::Capture::from_device("lo")
+            .unwrap()
+            .snaplen(256)
+            .open();
+        let Ok(mut source) = opened else {
+            eprintln!("skipped: no right to capture here");
+            return;
+        };
+        filter::set(&mut source, &filter::tagged()).unwrap();
+        let error = filter::set(&mut source, "ip6 protochain 6").unwrap_err();
+        assert!(error.contains("kernel doesn't run it"), "{error}");
     }
 
     #[test]
@@ -340,6 +445,57 @@ mod tests {
         };
         let error = Capture::start(&config).unwrap_err();
         assert!(error.to_string().contains("no-such-card"));
+    }
+
+    /// What passes is counted to the frame, with the program and with the filter alone. Needs root; says so and passes
+    /// otherwise.
+    #[test]
+    fn nothing_of_the_bulk_reaches_the_agent() {
+        const BULK: usize = 32 << 20;
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: no network of its own here");
+            return;
+        }
+        mirror_tests::network::enter_new_namespace();
+        mirror_tests::network::ip("link set lo up");
+        for follows in [true, false] {
+            let load = |link| match follows {
+                true => ebpf::Program::load(link),
+                false => Err(std::io::Error::from_raw_os_error(libc::EPERM)),
+            };
+            let opened = OpenCapture(vec![open("lo", load).unwrap()]);
+            let complaints = opened.complaints().count();
+            assert_eq!(
+                complaints,
+                usize::from(!follows),
+                "the kernel takes the program"
+            );
+            let capture = opened.start().unwrap();
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                let listener = TcpListener::bind(address).unwrap();
+                let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                for piece in hello(1, [7; 32]).chunks(100) {
+                    client.write_all(piece).unwrap();
+                    server.read_exact(&mut vec![0; piece.len()]).unwrap();
+                }
+                server.write_all(&hello(2, [8; 32])).unwrap();
+                client.read_exact(&mut [0; 205]).unwrap();
+                let writer = std::thread::spawn(move || {
+                    client.write_all(&vec![23; BULK]).unwrap();
+                    client
+                });
+                server.read_exact(&mut vec![0; BULK]).unwrap();
+                // The last one that passes: frames keep their order.
+                server.write_all(&hello(2, [9; 32])).unwrap();
+                writer.join().unwrap().read_exact(&mut [0; 205]).unwrap();
+                let last = |fact| matches!(fact, WireFact::ServerHello { random, .. } if random == [9; 32]);
+                while !last(capture.facts.recv().unwrap()) {}
+            }
+            // A SYN and both servers' hellos; the client's is in three segments, of which the filter knows the first.
+            let each = 3 + if follows { 3 } else { 1 };
+            assert_eq!(capture.stop().frames, 2 * each);
+        }
     }
 
     /// Needs the right to capture; says so and passes where it is missing.
@@ -373,6 +529,7 @@ mod tests {
                     WireFact::Syn { tuple, .. } => (tuple, "syn"),
                     WireFact::ClientHello { tuple, .. } => (tuple, "client"),
                     WireFact::ServerHello { tuple, .. } => (tuple, "server"),
+                    WireFact::Fingerprint { .. } => continue,
                     WireFact::SynAck { .. } => panic!("the filter lets a SYN-ACK through"),
                 };
                 if tuple.client == from && seen.last() != Some(&name) {

@@ -1,5 +1,6 @@
 //! The fuzz targets of packets from the wire, and of what programs say.
 
+use super::hellos::tests::conversations;
 use super::wire::tests::frames;
 use crate::corpus::run;
 use crate::tunnel::batch::tests::info;
@@ -11,6 +12,13 @@ mod network;
 fn packets() {
     for (name, bytes) in frames() {
         run("wire", name, &bytes, network::wire);
+    }
+}
+
+#[test]
+fn handshakes() {
+    for (name, bytes) in conversations() {
+        run("handshakes", name, &bytes, network::handshakes);
     }
 }
 

@@ -29,6 +29,7 @@ use super::bounded::BoundedMap;
 use super::held::{Held, HeldChange};
 use super::known::Known;
 use super::live::LiveFlow;
+use super::own::Sockets;
 use super::session::{Recent, Session, State, Waiting};
 use super::stats::FlowStats;
 use super::wire::WireFact;
@@ -46,6 +47,8 @@ pub struct MapperConfig {
     pub capture: bool,
     /// How long it waits, from when its handshake is complete, in nanoseconds.
     pub bind_timeout_ns: u64,
+    /// How long one with a socket waits for its fingerprint, which the wire shows, in nanoseconds.
+    pub fingerprint_timeout_ns: u64,
     /// How long a session may wait for the end of its handshake, in nanoseconds. (Not when it
     /// sent 0-RTT data that the server may still refuse.)
     pub handshake_timeout_ns: u64,
@@ -72,6 +75,7 @@ impl Default for MapperConfig {
         Self {
             capture: false,
             bind_timeout_ns: 500_000_000,
+            fingerprint_timeout_ns: 100_000_000,
             handshake_timeout_ns: 2_000_000_000,
             session_bytes: 4 << 20,
             total_bytes: 64 << 20,
@@ -106,6 +110,7 @@ pub struct Mapper {
     pub(super) settled: Vec<(SessionKey, Settled)>,
     pub(super) next_placeholder: u64,
     pub(super) stats: FlowStats,
+    pub(super) sockets: Option<Box<dyn Sockets>>,
 }
 
 impl Mapper {
@@ -127,7 +132,13 @@ impl Mapper {
             settled: Vec::new(),
             next_placeholder: 0,
             stats: FlowStats::default(),
+            sockets: None,
         }
+    }
+
+    /// Where the wire shows a session under several addresses, from now on these say which are its own.
+    pub fn ask_sockets(&mut self, sockets: Box<dyn Sockets>) {
+        self.sockets = Some(sockets);
     }
 
     /// Takes an event of a session. `now`: when it was read from the ring.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! SessionEvent ───────────────────────> Mapper ──> FlowEvent
-//! frames ──> Capture ──wire──> Binder ──┘
+//! frames ──> Capture ─> Hellos ─> Binder ┘
 //! ```
 //!
 //! All but [`capture`] is pure: bytes and the time are arguments.
@@ -12,13 +12,18 @@ pub mod binder;
 pub mod capture;
 #[cfg(test)]
 mod corpus_tests;
+pub mod hello;
+pub mod hellos;
 pub mod wire;
 
 pub(crate) mod bounded;
+mod ebpf;
+mod filter;
 mod held;
 mod known;
 mod live;
 mod mapper;
+mod own;
 mod placeholder;
 mod release;
 mod session;
@@ -30,5 +35,6 @@ mod tests;
 
 pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats, OpenCapture};
 pub use mapper::{Mapper, MapperConfig};
+pub use own::{ProcSockets, Sockets};
 pub use placeholder::placeholder;
 pub use stats::FlowStats;

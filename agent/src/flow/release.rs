@@ -48,15 +48,22 @@ impl Mapper {
         // A flow that goes on has its addresses.
         let goes_on = inherited && randoms.and_then(live) == Some(role);
         let known = session.known.tuple().is_some() || found;
-        if known || on_wire || goes_on || !self.config.capture {
+        // The hello of one that begins has passed by now; its frame may still be on its way to here.
+        let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
+        let awaits_fingerprint = known && is_new && randoms.is_some();
+        if on_wire || goes_on || !self.config.capture || known && !awaits_fingerprint {
             return self.release(key, now, sink);
         }
+        let patience_ns = match known {
+            true => self.config.fingerprint_timeout_ns,
+            false => self.config.bind_timeout_ns,
+        };
         if !waiting.for_addresses {
             waiting.for_addresses = true;
             if let Some(old) = waiting.deadline.take() {
                 self.deadlines.remove(&(old, key));
             }
-            let deadline = MonotonicTime(now.0.saturating_add(self.config.bind_timeout_ns));
+            let deadline = MonotonicTime(now.0.saturating_add(patience_ns));
             waiting.deadline = Some(deadline);
             self.deadlines.insert((deadline, key));
         }
@@ -179,7 +186,7 @@ impl Mapper {
         if session.known.early == EarlyData::Pending {
             return false;
         }
-        self.stats.unbound_for_space += 1;
+        self.stats.unbound_for_space += u64::from(session.known.tuple().is_none());
         self.release(key, now, sink);
         true
     }
@@ -334,13 +341,9 @@ impl Mapper {
     /// Whether the filters exclude a session of which all is known that will be.
     fn excluded(&self, session: &Session) -> Option<Excluded> {
         let policy = session.policy.as_deref()?;
-        let wire = session
-            .known
-            .randoms()
-            .filter(|_| policy.takes_wire())
-            .and_then(|randoms| self.binder.find(&randoms))
-            .map(|wire| wire.tuple)
-            .or_else(|| session.found().map(|(tuple, _)| tuple));
+        let is_asked = policy.takes_wire() && session.known.tuple().is_none();
+        let wire = is_asked.then(|| self.on_wire(session)).flatten();
+        let wire = wire.or_else(|| session.found()).map(|(tuple, _)| tuple);
         policy.judge(&session.known.facts(wire))
     }
 
@@ -452,16 +455,16 @@ impl Mapper {
         let wire = known
             .randoms()
             .and_then(|randoms| self.binder.find(&randoms))
-            .copied();
-        let (tuple, binding) = match (known.tuple(), wire) {
+            .cloned();
+        let (tuple, binding) = match (known.tuple(), self.on_wire(session)) {
             (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
             (Some(tuple), _) => (tuple, Binding::Socket),
-            (None, Some(wire)) if wire.ambiguous => (wire.tuple, Binding::WireAmbiguous),
-            (None, Some(wire)) => (wire.tuple, Binding::Wire),
+            (None, Some(found)) => found,
             (None, None) => (self.placeholder(), Binding::Placeholder),
         };
         let (tuple, binding) = session.found().unwrap_or((tuple, binding));
-        let wire_prefix = wire.and_then(|wire| wire.clear_prefix);
+        let wire_prefix = wire.as_ref().and_then(|wire| wire.clear_prefix);
+        let hello = wire.and_then(|wire| wire.hello);
         FlowInfo {
             id,
             tuple,
@@ -470,7 +473,7 @@ impl Mapper {
             role: known.role,
             announcement: known.announcement,
             transport: known.transport,
-            sni: known.sni.clone(),
+            sni: known.sni.clone().or_else(|| hello.as_ref()?.sni.clone()),
             alpn: known.alpn.clone(),
             tls_version: known.tls_version,
             cipher: known.cipher,
@@ -486,10 +489,34 @@ impl Mapper {
                     Role::Client => base,
                     Role::Server => (base.1, base.0),
                 }),
-            ja4: None,
+            ja4: hello.map(|hello| hello.ja4.clone()),
             agent: None,
             real_client: None,
         }
+    }
+
+    /// What the wire tells of the addresses of a session that tells none. Where it shows several on the way, those are
+    /// its own that are a socket's in its process's network.
+    fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
+        let randoms = session.known.randoms()?;
+        let wire = self.binder.find(&randoms)?;
+        if let Some(sockets) = self.sockets.as_deref() {
+            let mut tuples = self.binder.tuples(&randoms.0);
+            if !tuples.contains(&wire.tuple) {
+                tuples.push(wire.tuple);
+            }
+            if tuples.len() > 1 {
+                tuples.retain(|tuple| sockets.has(&session.process, session.known.role, tuple));
+                if let [tuple] = tuples[..] {
+                    return Some((tuple, Binding::Wire));
+                }
+            }
+        }
+        let binding = match wire.ambiguous {
+            true => Binding::WireAmbiguous,
+            false => Binding::Wire,
+        };
+        Some((wire.tuple, binding))
     }
 
     /// Moves a flow that has ended to the recent ones.

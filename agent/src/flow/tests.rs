@@ -17,6 +17,8 @@ use crate::event::{
 use crate::filter::{Condition, Filters, Policy, UnknownFlow};
 use mirror_hook::filter::Action;
 
+mod mapping;
+
 const EPOCH: u64 = 1_700_000_000_000_000_000;
 const MS: u64 = 1_000_000;
 
@@ -275,6 +277,7 @@ fn a_socket_tells_and_both_sides_are_turned_right() {
     bench.say(1, 0, Role::Server, Sent, 0, 200);
     bench.close(1, 0, CloseReason::ReceivedEnd);
     bench.close(1, 0, CloseReason::Free);
+    bench.at(100);
     let flow = bench.checker.only();
     assert_eq!(flow.info.binding, Binding::Socket);
     assert_eq!(flow.info.tuple, tuple(0));
@@ -291,6 +294,7 @@ fn what_the_application_tells_is_marked() {
     meta.addresses_told = true;
     bench.open(1, 0, meta);
     bench.say(1, 0, Role::Server, Received, 0, 100);
+    bench.at(100);
     let flow = bench.checker.only();
     assert_eq!(flow.info.binding, Binding::Told);
     assert_eq!(flow.info.tuple, tuple(0));
@@ -700,6 +704,7 @@ fn a_child_that_has_much_to_say_takes_its_parent_along() {
 fn a_child_of_a_flow_that_goes_on_needs_no_addresses() {
     let mut bench = Bench::capturing();
     bench.open(1, 0, with_socket(0, Role::Server));
+    bench.at(100);
     bench.open(2, 0, inherited(0, Role::Server, (0, 0)));
     bench.close(1, 0, CloseReason::Free);
     bench.say(2, 0, Role::Server, Sent, 0, 20);

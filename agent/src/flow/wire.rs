@@ -2,8 +2,8 @@
 //! of ClientHello and ServerHello. Anything else is `None`. The bytes come from a network: nothing
 //! is believed, and nothing can panic.
 //!
-//! The randoms stand in the first 43 bytes of the hello's record (RFC 8446 4.1.2, 4.1.3, 5.1), which
-//! must be the first bytes of their segment:
+//! The randoms stand in the first 43 bytes of the hello's record (RFC 8446 4.1.2, 4.1.3, 5.1). Here they
+//! must be the first bytes of their segment; [`super::hellos`] puts together what comes in pieces.
 //!
 //! ```text
 //!   0   u8   content type: 22 handshake        5   u8    handshake type: 1, 2
@@ -14,6 +14,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::hello::ClientHello;
 use crate::event::Tuple;
 use crate::wire::MacAddr;
 
@@ -22,10 +23,17 @@ pub const HELLO_BYTES: usize = 43;
 
 /// The ServerHello.random that says HelloRetryRequest (RFC 8446 4.1.3): SHA-256 of
 /// "HelloRetryRequest". It names no session.
-const RETRY_RANDOM: [u8; 32] = [
+pub(super) const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
+
+/// The protocol's number, in IPv4 and IPv6.
+const TCP: u8 = 6;
+/// Headers of IPv6 that may stand before it: hop-by-hop options, routing, destination options.
+pub(super) const EXTENSIONS: [u8; 3] = [0, 43, 60];
+/// So many of them at most.
+pub(super) const EXTENSION_HEADERS: usize = 3;
 
 /// What a frame begins with; the numbers of pcap-linktype(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +63,7 @@ impl LinkType {
 
 /// Something that a frame shows of a handshake. The tuple's client is who sent the SYN or the
 /// ClientHello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WireFact {
     /// A connection is asked for.
     Syn {
@@ -80,6 +88,15 @@ pub enum WireFact {
         /// ClientHello.random.
         random: [u8; 32],
     },
+    /// The whole of a ClientHello that was told before.
+    Fingerprint {
+        /// Between whom.
+        tuple: Tuple,
+        /// ClientHello.random.
+        random: [u8; 32],
+        /// What else stands in it.
+        hello: Box<ClientHello>,
+    },
     /// It is answered (not by a HelloRetryRequest).
     ServerHello {
         /// Between whom.
@@ -89,10 +106,27 @@ pub enum WireFact {
     },
 }
 
+/// A TCP segment of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment<'a> {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) sequence: u32,
+    flags: u8,
+    /// It may have been cut.
+    pub(super) payload: &'a [u8],
+}
+
 /// Reads a frame; it may have been cut behind what is needed. Forged ones, which some agent sends on this
 /// interface, tell nothing: a handshake inside of clear text would be bound to addresses that aren't its own.
 /// A machine that takes such an Ethernet address hides no text, only its addresses: placeholders, marked.
 pub fn parse_frame(link: LinkType, frame: &[u8]) -> Option<WireFact> {
+    let segment = parse_segment(link, frame)?;
+    segment.opening().or_else(|| segment.hello())
+}
+
+/// The segment of a frame, by the same rules.
+pub(super) fn parse_segment(link: LinkType, frame: &[u8]) -> Option<Segment<'_>> {
     let packet = strip_link(link, frame)?;
     let forged = || {
         source_mac(link, frame)?
@@ -150,12 +184,12 @@ fn strip_vlan(mut protocol: u16, mut packet: &[u8]) -> Option<&[u8]> {
     None
 }
 
-fn parse_ip(packet: &[u8]) -> Option<WireFact> {
+fn parse_ip(packet: &[u8]) -> Option<Segment<'_>> {
     match packet.first()? >> 4 {
         4 => {
             let header = usize::from(packet[0] & 0x0f) * 4;
             let fragment = be16(packet, 6)? & 0x3fff; // more fragments, or not the first
-            if header < 20 || *packet.get(9)? != 6 || fragment != 0 {
+            if header < 20 || *packet.get(9)? != TCP || fragment != 0 {
                 return None;
             }
             let total = usize::from(be16(packet, 2)?);
@@ -167,9 +201,6 @@ fn parse_ip(packet: &[u8]) -> Option<WireFact> {
             parse_tcp(source.into(), destination.into(), segment)
         }
         6 => {
-            if *packet.get(6)? != 6 {
-                return None; // extension headers are rare enough in front of TCP
-            }
             let length = usize::from(be16(packet, 4)?);
             let source = Ipv6Addr::from(array::<16>(packet, 8)?);
             let destination = Ipv6Addr::from(array::<16>(packet, 24)?);
@@ -178,58 +209,96 @@ fn parse_ip(packet: &[u8]) -> Option<WireFact> {
             } else {
                 40 + length
             };
-            let segment = packet.get(40..end.min(packet.len()))?;
+            let rest = packet.get(40..end.min(packet.len()))?;
+            let segment = skip_extensions(*packet.get(6)?, rest)?;
             parse_tcp(source.into(), destination.into(), segment)
         }
         _ => None,
     }
 }
 
-fn parse_tcp(source: IpAddr, destination: IpAddr, segment: &[u8]) -> Option<WireFact> {
-    let source = SocketAddr::new(source, be16(segment, 0)?);
-    let destination = SocketAddr::new(destination, be16(segment, 2)?);
-    let sequence = u32::from_be_bytes(array(segment, 4)?);
-    let header = usize::from(segment.get(12)? >> 4) * 4;
-    let flags = segment.get(13)?;
-    let from_client = Tuple {
-        client: source,
-        server: destination,
-    };
-    let from_server = Tuple {
-        client: destination,
-        server: source,
-    };
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
-    match (flags & SYN != 0, flags & ACK != 0) {
-        (true, false) => {
-            return Some(WireFact::Syn {
-                tuple: from_client,
-                isn: sequence,
-            });
+/// Skips the headers that may stand before TCP's in an IPv6 packet (RFC 8200 4), as many as the kernel's filter
+/// does. Each begins with the kind of the next one and its own length, in units of 8 bytes behind the first.
+fn skip_extensions(mut kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
+    for _ in 0..EXTENSION_HEADERS {
+        if !EXTENSIONS.contains(&kind) {
+            break;
         }
-        (true, true) => {
-            return Some(WireFact::SynAck {
-                tuple: from_server,
-                isn: sequence,
-            });
-        }
-        (false, _) => {}
+        kind = *rest.first()?;
+        let length = 8 + 8 * usize::from(*rest.get(1)?);
+        rest = rest.get(length..)?;
     }
+    (kind == TCP).then_some(rest)
+}
+
+fn parse_tcp(source: IpAddr, destination: IpAddr, segment: &[u8]) -> Option<Segment<'_>> {
+    let header = usize::from(segment.get(12)? >> 4) * 4;
     if header < 20 {
         return None;
     }
-    match parse_hello(segment.get(header..)?)? {
-        (HelloKind::Client, random) => Some(WireFact::ClientHello {
-            tuple: from_client,
-            sequence,
-            random,
-        }),
-        (HelloKind::Server, random) if random != RETRY_RANDOM => Some(WireFact::ServerHello {
-            tuple: from_server,
-            random,
-        }),
-        (HelloKind::Server, _) => None,
+    let flags = *segment.get(13)?;
+    // What stands behind a SYN's sequence number isn't needed.
+    let payload = segment.get(header..);
+    Some(Segment {
+        source: SocketAddr::new(source, be16(segment, 0)?),
+        destination: SocketAddr::new(destination, be16(segment, 2)?),
+        sequence: u32::from_be_bytes(array(segment, 4)?),
+        flags,
+        payload: match flags & SYN {
+            0 => payload?,
+            _ => &[],
+        },
+    })
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+impl Segment<'_> {
+    pub(super) fn from_client(&self) -> Tuple {
+        Tuple {
+            client: self.source,
+            server: self.destination,
+        }
+    }
+
+    pub(super) fn from_server(&self) -> Tuple {
+        Tuple {
+            client: self.destination,
+            server: self.source,
+        }
+    }
+
+    /// That of a connection.
+    pub(super) fn opening(&self) -> Option<WireFact> {
+        let isn = self.sequence;
+        match (self.flags & SYN != 0, self.flags & ACK != 0) {
+            (true, false) => Some(WireFact::Syn {
+                tuple: self.from_client(),
+                isn,
+            }),
+            (true, true) => Some(WireFact::SynAck {
+                tuple: self.from_server(),
+                isn,
+            }),
+            (false, _) => None,
+        }
+    }
+
+    /// The random of the hello with which its payload begins.
+    pub(super) fn hello(&self) -> Option<WireFact> {
+        match parse_hello(self.payload)? {
+            (HelloKind::Client, random) => Some(WireFact::ClientHello {
+                tuple: self.from_client(),
+                sequence: self.sequence,
+                random,
+            }),
+            (HelloKind::Server, random) if random != RETRY_RANDOM => Some(WireFact::ServerHello {
+                tuple: self.from_server(),
+                random,
+            }),
+            (HelloKind::Server, _) => None,
+        }
     }
 }
 
@@ -277,7 +346,13 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn tcp(source: u16, destination: u16, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn tcp(
+        source: u16,
+        destination: u16,
+        sequence: u32,
+        flags: u8,
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&source.to_be_bytes());
         bytes.extend_from_slice(&destination.to_be_bytes());
@@ -288,7 +363,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn ipv4(segment: &[u8]) -> Vec<u8> {
+    pub(crate) fn ipv4(segment: &[u8]) -> Vec<u8> {
         let total = u16::try_from(20 + segment.len()).unwrap();
         let mut bytes = vec![0x45, 0];
         bytes.extend_from_slice(&total.to_be_bytes());
@@ -297,7 +372,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn ipv6(segment: &[u8]) -> Vec<u8> {
+    pub(crate) fn ipv6(segment: &[u8]) -> Vec<u8> {
         let length = u16::try_from(segment.len()).unwrap();
         let mut bytes = vec![0x60, 0, 0, 0];
         bytes.extend_from_slice(&length.to_be_bytes());
@@ -308,7 +383,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn ethernet(protocol: u16, packet: &[u8]) -> Vec<u8> {
+    pub(crate) fn ethernet(protocol: u16, packet: &[u8]) -> Vec<u8> {
         let mut bytes = vec![2; 12];
         bytes.extend_from_slice(&protocol.to_be_bytes());
         bytes.extend_from_slice(packet);
@@ -338,6 +413,22 @@ pub(crate) mod tests {
                 [&[3, 8, 0][..], &[0; 18], &ipv4(&client)].concat(),
             ),
         ]
+    }
+
+    /// With these extension headers, of 8 bytes and more, before the segment.
+    pub(crate) fn ipv6_extended(extensions: &[u8], segment: &[u8]) -> Vec<u8> {
+        let mut packet = ipv6(segment);
+        let kinds: Vec<_> = extensions.iter().copied().chain([TCP]).collect();
+        packet[6] = kinds[0];
+        let mut headers = Vec::new();
+        for (next, more) in kinds[1..].iter().zip(0u8..) {
+            headers.extend([*next, more]);
+            headers.extend(vec![0; 6 + 8 * usize::from(more)]);
+        }
+        let length = u16::try_from(headers.len() + segment.len()).unwrap();
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet.splice(40..40, headers);
+        packet
     }
 
     fn v4_tuple(client_port: u16, server_port: u16) -> Tuple {
@@ -409,6 +500,21 @@ pub(crate) mod tests {
         assert_eq!(parse_frame(LinkType::LinuxSll, &sll), expected);
         let sll2 = [&[8, 0][..], &[0; 18], &v4].concat();
         assert_eq!(parse_frame(LinkType::LinuxSll2, &sll2), expected);
+    }
+
+    #[test]
+    fn three_headers_of_ipv6_are_skipped_and_no_others() {
+        let segment = tcp(5000, 443, 1000, 0x18, &hello(1, [7; 32]));
+        let expected = parse_frame(LinkType::Raw, &ipv6(&segment));
+        assert!(expected.is_some());
+        for extensions in [&[0][..], &[43], &[60], &[0, 43, 60], &[60, 43, 60]] {
+            let packet = ipv6_extended(extensions, &segment);
+            assert_eq!(parse_frame(LinkType::Raw, &packet), expected);
+        }
+        for extensions in [&[44][..], &[0, 44], &[50], &[51], &[0, 60, 43, 60]] {
+            let packet = ipv6_extended(extensions, &segment);
+            assert_eq!(parse_frame(LinkType::Raw, &packet), None, "{extensions:?}");
+        }
     }
 
     #[test]

@@ -350,6 +350,37 @@ pub(crate) fn lock_filter(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, YES)
 }
 
+/// How many instructions of a classic filter the kernel runs on a socket; 0: none.
+///
+/// # Errors
+/// PermissionDenied: it runs one of another kind.
+pub(crate) fn filter_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    /// Of <asm-generic/socket.h>: the same number as that for attaching one.
+    const SO_GET_FILTER: libc::c_int = libc::SO_ATTACH_FILTER;
+    let (level, mut length) = (libc::SOL_SOCKET, 0);
+    // SAFETY: with room for none, the kernel writes how many there are to `length`, and nothing else.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            SO_GET_FILTER,
+            ptr::null_mut(),
+            &raw mut length,
+        )
+    })?;
+    Ok(usize::try_from(length).unwrap_or(0))
+}
+
+/// The kernel runs this program (bpf(2)) on a socket from now on, in place of its filter.
+pub(crate) fn attach_program(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    set(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_BPF,
+        program.as_raw_fd(),
+    )
+}
+
 fn set<T>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,

@@ -1,0 +1,204 @@
+//! Sessions and what the wire shows of them: fingerprints, several addresses of one connection, storms.
+
+use super::super::Sockets;
+use super::super::hello::ClientHello;
+use super::*;
+use mirror_hook::event::Direction::Sent;
+
+fn fingerprinted(connection: u8, tuple: Tuple) -> WireFact {
+    WireFact::Fingerprint {
+        tuple,
+        random: randoms(connection).0,
+        hello: Box::new(ClientHello {
+            sni: Some("wire.example".to_owned()),
+            alpn: Vec::new(),
+            ja4: "t13d".to_owned(),
+        }),
+    }
+}
+
+fn hellos(connection: u8, tuple: Tuple) -> [WireFact; 3] {
+    let (client, server) = randoms(connection);
+    let (sequence, random) = (1, client);
+    [
+        WireFact::ClientHello {
+            tuple,
+            sequence,
+            random,
+        },
+        fingerprinted(connection, tuple),
+        WireFact::ServerHello {
+            tuple,
+            random: server,
+        },
+    ]
+}
+
+impl Bench {
+    fn shows(&mut self, fact: WireFact) {
+        let now = MonotonicTime(self.now);
+        self.mapper.wire_fact(fact, now, &mut self.checker);
+    }
+}
+
+#[test]
+fn a_session_with_a_socket_gets_its_fingerprint_and_waits_no_longer() {
+    // Before it is announced, behind it, and never.
+    for shown in [Some(0), Some(20), None] {
+        let mut bench = Bench::capturing();
+        if shown == Some(0) {
+            hellos(1, tuple(1))
+                .into_iter()
+                .for_each(|fact| bench.shows(fact));
+        }
+        bench.open(1, 1, with_socket(1, Role::Client));
+        bench.say(1, 1, Role::Client, Sent, 0, 100);
+        assert_eq!(bench.checker.order.len(), usize::from(shown == Some(0)));
+        if shown == Some(20) {
+            bench.at(20);
+            hellos(1, tuple(1))
+                .into_iter()
+                .for_each(|fact| bench.shows(fact));
+            assert_eq!(bench.checker.order.len(), 1);
+        }
+        bench.at(100);
+        let flow = bench.checker.only();
+        assert_eq!(flow.info.binding, Binding::Socket);
+        assert_eq!(flow.info.ja4.as_deref(), shown.map(|_| "t13d"));
+        assert_eq!(flow.info.sni.as_deref(), shown.map(|_| "wire.example"));
+        assert_eq!(flow.delivered, 100);
+    }
+}
+
+#[test]
+fn of_two_hellos_of_one_client_the_first_is_its_fingerprint() {
+    let mut bench = Bench::capturing();
+    let [hello, whole, answer] = hellos(1, tuple(1));
+    bench.shows(hello.clone());
+    bench.shows(whole);
+    bench.shows(hello); // the second one, behind a HelloRetryRequest
+    let WireFact::Fingerprint {
+        tuple,
+        random,
+        mut hello,
+    } = fingerprinted(1, tuple(1))
+    else {
+        unreachable!()
+    };
+    hello.ja4 = "t13i".to_owned();
+    bench.shows(WireFact::Fingerprint {
+        tuple,
+        random,
+        hello,
+    });
+    bench.shows(answer);
+    bench.open(1, 1, done(1, Role::Client));
+    assert_eq!(bench.checker.only().info.ja4.as_deref(), Some("t13d"));
+}
+
+/// Sockets as a test says: those of the process of each connection.
+#[derive(Debug)]
+struct Told(Vec<Tuple>);
+
+impl Sockets for Told {
+    fn has(&self, _process: &ProcessInfo, _role: Role, tuple: &Tuple) -> bool {
+        self.0.contains(tuple)
+    }
+}
+
+/// A container behind a bridge with masquerade, seen on both of its sides.
+#[test]
+fn of_several_addresses_those_of_the_processes_own_network_win() {
+    let (own, translated) = (tuple(1), tuple(2));
+    for (sockets, expected) in [
+        (vec![own], (own, Binding::Wire)),
+        (vec![translated], (translated, Binding::Wire)),
+        (vec![], (translated, Binding::WireAmbiguous)),
+        (vec![own, translated], (translated, Binding::WireAmbiguous)),
+    ] {
+        let mut bench = Bench::capturing();
+        bench.mapper.ask_sockets(Box::new(Told(sockets)));
+        let (inner, outer) = (hellos(1, own), hellos(1, translated));
+        for fact in inner[..2].iter().chain(&outer).chain(&inner[2..]) {
+            bench.shows(fact.clone());
+        }
+        bench.open(1, 1, done(1, Role::Client));
+        let info = &bench.checker.only().info;
+        assert_eq!((info.tuple, info.binding), expected);
+    }
+}
+
+/// The answer has been seen under one of them only when the session is let go.
+#[test]
+fn the_first_answer_does_not_hide_the_own_address() {
+    let (own, translated) = (tuple(1), tuple(2));
+    let mut bench = Bench::capturing();
+    bench.mapper.ask_sockets(Box::new(Told(vec![own])));
+    bench.open(1, 1, done(1, Role::Client));
+    for fact in hellos(1, own)[..2].iter().chain(&hellos(1, translated)) {
+        bench.shows(fact.clone());
+    }
+    let info = &bench.checker.only().info;
+    assert_eq!((info.tuple, info.binding), (own, Binding::Wire));
+}
+
+/// Somebody sends a ClientHello again from elsewhere, and ahead of the first one: it gets another answer.
+#[test]
+fn a_replayed_hello_never_binds_another_session() {
+    let (own, other) = (tuple(1), tuple(2));
+    let replayed = WireFact::ServerHello {
+        tuple: other,
+        random: [9; 32],
+    };
+    let (hello, again) = (hellos(1, own), hellos(1, other));
+    let facts = [
+        &again[0], &again[1], &hello[0], &hello[1], &replayed, &hello[2],
+    ];
+    // In every order in which each connection's own order holds.
+    for swapped in [None, Some((0, 2)), Some((4, 5))] {
+        for knows in [true, false] {
+            let mut facts = facts.map(Clone::clone);
+            if let Some((one, other)) = swapped {
+                facts.swap(one, other);
+            }
+            let mut bench = Bench::capturing();
+            if knows {
+                bench.mapper.ask_sockets(Box::new(Told(vec![own])));
+            }
+            bench.open(1, 1, done(1, Role::Client));
+            facts.into_iter().for_each(|fact| bench.shows(fact));
+            let info = &bench.checker.only().info;
+            assert_eq!((info.tuple, info.binding), (own, Binding::Wire));
+        }
+    }
+}
+
+#[test]
+fn after_a_storm_of_hellos_that_nobody_answers_sessions_are_bound() {
+    let mut bench = Bench::new(MapperConfig {
+        capture: true,
+        wire_capacity: 1024,
+        ..MapperConfig::default()
+    });
+    for number in 0..100_000u32 {
+        let [a, b, c, d] = number.to_be_bytes();
+        let mut random = [0; 32];
+        random[..4].copy_from_slice(&[a, b, c, d]);
+        let tuple = Tuple {
+            client: ([198, b, c, d], 40_000).into(),
+            server: ([10, 0, 1, 1], 443).into(),
+        };
+        bench.shows(WireFact::Syn { tuple, isn: 0 });
+        bench.shows(WireFact::ClientHello {
+            tuple,
+            sequence: 1,
+            random,
+        });
+    }
+    assert!(bench.mapper.binder.remembered() <= 4 * 1024);
+    bench.open(1, 1, done(1, Role::Client));
+    hellos(1, tuple(1))
+        .into_iter()
+        .for_each(|fact| bench.shows(fact));
+    assert_eq!(bench.checker.only().info.binding, Binding::Wire);
+}
