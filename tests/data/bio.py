@@ -1,0 +1,163 @@
+"""TLS without a socket of the library's: by asyncio, and by memory BIOs whose bytes go out in pieces as asked.
+
+    bio.py server ADDRESS CERT KEY COUNT CASE      prints its port, says back what it hears on COUNT connections
+    bio.py client ADDRESS PORT CASE…               one connection each; prints its port, and `resumed` if it was
+
+Cases:
+
+    asyncio          as asyncio does it
+    cut:3,60         the first flight cut behind these bytes, each piece in a segment of its own
+    long:1400        the same with a ClientHello of some 4,000 bytes
+    curve:NAME       only this curve is good enough for the server: a HelloRetryRequest
+    resume           the session of the connection before goes on
+"""
+
+import asyncio
+import fcntl
+import socket
+import ssl
+import struct
+import sys
+import time
+
+SIOCOUTQ = 0x5411
+TEXT = b"said over memory BIOs"
+
+
+class Talk:
+    """A connection by memory BIOs over a socket that only moves bytes."""
+
+    def __init__(self, raw, context, cuts, **options):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.raw, self.cuts = raw, cuts
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+
+    def flush(self):
+        flight, at = self.outgoing.read(), 0
+        for end in [cut for cut in self.cuts if cut < len(flight)] + [len(flight)]:
+            self.raw.sendall(flight[at:end])
+            at = end
+            # What waits would go out with the next piece, in one segment.
+            while struct.unpack("i", fcntl.ioctl(self.raw, SIOCOUTQ, b"\0" * 4))[0]:
+                if self.raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise EOFError
+                time.sleep(0.001)
+        if flight:
+            self.cuts = []
+
+    def do(self, call, *arguments):
+        while True:
+            try:
+                result = call(*arguments)
+                self.flush()
+                return result
+            except ssl.SSLWantReadError:
+                self.flush()
+                heard = self.raw.recv(65536)
+                if not heard:
+                    raise EOFError from None
+                self.incoming.write(heard)
+
+
+def cuts_of(case):
+    name, _, numbers = case.partition(":")
+    return [int(number) for number in numbers.split(",") if number] if name in ("cut", "long") else []
+
+
+def server_context(certificate, key, case):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if case.startswith("curve:"):
+        context.set_ecdh_curve(case.split(":")[1])
+    return context
+
+
+def serve(listener, context, count, case):
+    for _ in range(count):
+        raw, _ = listener.accept()
+        talk = Talk(raw, context, cuts_of(case), server_side=True)
+        talk.do(talk.tls.do_handshake)
+        talk.do(talk.tls.write, talk.do(talk.tls.read, 1000))
+        try:
+            talk.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # the peer's own end needn't come
+        talk.flush()
+        raw.shutdown(socket.SHUT_WR)
+        while raw.recv(1000):
+            pass
+        raw.close()
+
+
+async def serve_asyncio(listener, context, count):
+    left, done = [count], asyncio.Event()
+
+    async def answer(reader, writer):
+        writer.write(await reader.readexactly(len(TEXT)))
+        await writer.drain()
+        await reader.read()
+        writer.close()
+        left[0] -= 1
+        if not left[0]:
+            done.set()
+
+    await asyncio.start_server(answer, sock=listener, ssl=context)
+    await done.wait()
+
+
+def server(address, certificate, key, count, case):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, 0), family=family)
+    print(listener.getsockname()[1], flush=True)
+    context = server_context(certificate, key, case)
+    if case == "asyncio":
+        asyncio.run(serve_asyncio(listener, context, int(count)))
+    else:
+        serve(listener, context, int(count), case)
+
+
+def client_context(case):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    names = ["http/1.1"]
+    if case.startswith("long:"):
+        names += [f"{number:03}" * 60 for number in range(20)]
+    context.set_alpn_protocols(names)
+    return context
+
+
+async def talk_asyncio(address, port):
+    context = client_context("asyncio")
+    reader, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname="mirror.test")
+    print(writer.get_extra_info("sockname")[1])
+    writer.write(TEXT)
+    assert await reader.readexactly(len(TEXT)) == TEXT
+    writer.close()
+    await writer.wait_closed()
+
+
+def client(address, port, *cases):
+    last = None
+    for case in cases:
+        if case == "asyncio":
+            asyncio.run(talk_asyncio(address, int(port)))
+            continue
+        raw = socket.create_connection((address, int(port)))
+        context, session = client_context(case), None
+        if case == "resume":
+            context, session = last
+        talk = Talk(raw, context, cuts_of(case), server_hostname="mirror.test", session=session)
+        talk.do(talk.tls.do_handshake)
+        talk.do(talk.tls.write, TEXT)
+        assert talk.do(talk.tls.read, 1000) == TEXT
+        print(raw.getsockname()[1], "resumed" if talk.tls.session_reused else "")
+        last = context, talk.tls.session
+        raw.shutdown(socket.SHUT_WR)
+        while raw.recv(1000):
+            pass
+        raw.close()
+
+
+globals()[sys.argv[1]](*sys.argv[2:])
