@@ -80,6 +80,10 @@ bench-collector: install-build ## agents over TLS through a collector onto an in
 	$(CARGO) build --release -q -p sslcollector
 	$(CARGO) run --release -q -p mirror-benches --bin collector
 
+.PHONY: bench-mapping
+bench-mapping: install-build ## sessions found on the wire: bindings a second, what passes the filter, 20,000 handshakes a second (root)
+	$(CARGO) run --release -q -p mirror-benches --bin mapping
+
 .PHONY: bench-hook
 bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx against stock and against uprobes
 	@scripts/install-peers.sh build demo bench
