@@ -303,6 +303,28 @@ pub struct RealClient {
     pub header_bytes: u32,
 }
 
+/// What the kernel said of the addresses that a process named as its socket's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Proof {
+    /// The process has this connection.
+    Proven,
+    /// Nobody could say: the connection had ended already, or another user made its socket.
+    Unproven,
+    /// The connection is another process's: the flow goes without these addresses.
+    Contradicted,
+}
+
+impl Proof {
+    /// In one word, for comments and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Unproven => "unproven",
+            Self::Contradicted => "contradicted",
+        }
+    }
+}
+
 /// What a flow is, for its first packet's comment and for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowInfo {
@@ -312,6 +334,8 @@ pub struct FlowInfo {
     pub tuple: Tuple,
     /// How they were found.
     pub binding: Binding,
+    /// What the process's word for them is worth, where it gave it.
+    pub proof: Option<Proof>,
     /// The process that was mirrored.
     pub process: Arc<ProcessInfo>,
     /// Which end it is.

@@ -236,6 +236,10 @@ impl Counts {
                 ),
             ),
             (
+                flow.claims_gone + flow.claims_foreign + flow.claims_unasked + flow.claims_contradicted,
+                claims(flow),
+            ),
+            (
                 flow.bound_ambiguously,
                 format!(
                     "{} seen on the wire under several addresses: the first is shown",
@@ -288,6 +292,39 @@ impl Counts {
         .into_iter()
         .filter_map(|(count, line)| (count > 0).then_some(line))
     }
+}
+
+/// What the kernel said of the addresses that sessions named as their sockets'.
+fn claims(flow: &FlowStats) -> String {
+    let reasons = [
+        (flow.claims_gone, "had ended when it was asked"),
+        (flow.claims_foreign, "have a socket of another user's"),
+        (flow.claims_unasked, "it couldn't be asked about"),
+    ];
+    let unproven = reasons.iter().map(|(count, _)| count).sum();
+    let reasons: Vec<_> = reasons
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, why)| format!("{count} {why}"))
+        .collect();
+    let mut line = format!(
+        "addresses of {} confirmed by the kernel",
+        counted(flow.claims_proven, "session"),
+    );
+    if unproven > 0 {
+        line += &format!(
+            ", of {} not: {}",
+            counted(unproven, "session"),
+            reasons.join(", ")
+        );
+    }
+    if flow.claims_contradicted > 0 {
+        line += &format!(
+            "; {} named another process's connection and was shown without it",
+            counted(flow.claims_contradicted, "session"),
+        );
+    }
+    line
 }
 
 /// `1 session`, `2 sessions`.

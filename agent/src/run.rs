@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent::clock::{self, Clock};
 use agent::event::WallTime;
+use agent::flow::proof::kernel::KernelSockets;
 use agent::flow::{
     Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture, ProcSockets,
 };
@@ -90,7 +91,8 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
         seed: random()?,
         ..MapperConfig::default()
     };
-    let mut mapper = Mapper::new(mapper, Clock::start());
+    let claims = Box::new(KernelSockets::new(helper.cloned()));
+    let mut mapper = Mapper::new(mapper, Clock::start()).asking(claims);
     mapper.ask_sockets(Box::new(ProcSockets));
     let mut agent = Agent {
         settings,

@@ -66,6 +66,7 @@ pub fn flow_info() -> FlowInfo {
             server: ([198, 51, 100, 1], 443).into(),
         },
         binding: Binding::Socket,
+        proof: None,
         process: Arc::new(ProcessInfo {
             pid: 1,
             uid: 0,

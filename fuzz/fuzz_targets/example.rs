@@ -13,6 +13,7 @@ pub(crate) fn flow() -> FlowInfo {
             server: ([10, 0, 0, 2], 443).into(),
         },
         binding: Binding::Socket,
+        proof: None,
         process: Arc::new(ProcessInfo {
             pid: 7,
             uid: 33,

@@ -5,6 +5,8 @@
 use agent::event::{FlowChange, FlowEvent, FlowInfo, FlowSink, ResetCause, Side, WallTime};
 use agent::flow::binder::Binder;
 use agent::flow::hellos::Hellos;
+use agent::flow::proof::message::{Reply, answer, question, reply};
+use agent::flow::proof::{Answer, Ends};
 use agent::flow::wire::{LinkType, WireFact, parse_frame};
 use agent::output::{TextLimits, TextSummary};
 
@@ -79,6 +81,34 @@ pub(crate) fn handshakes(bytes: &[u8]) {
             }
         });
     }
+}
+
+/// What the kernel answers of sockets: only a live one that has the ends that were asked for, and a process, is one.
+pub(crate) fn diag(bytes: &[u8]) {
+    let Some((_, found)) = reply(bytes) else {
+        return;
+    };
+    for end in 0..bytes.len() {
+        // Less of it is the same or nothing.
+        let cut = reply(&bytes[..end]);
+        assert!(cut.is_none() || cut.map(|(_, cut)| cut) == Some(found));
+    }
+    let Reply::Socket(socket) = found else {
+        return;
+    };
+    let asked = socket.ends;
+    if let Answer::Live(live) = answer(&found, &asked, true) {
+        assert_eq!((live.cookie, live.uid), (socket.cookie, socket.uid));
+        assert!(live.inode != 0);
+    }
+    let turned = Ends {
+        local: asked.peer,
+        peer: asked.local,
+    };
+    if turned != asked {
+        assert_eq!(answer(&found, &turned, true), Answer::Gone);
+    }
+    assert!(question(1, &asked) != question(1, &turned) || turned == asked);
 }
 
 /// What a client and a server say, as text for a terminal. A byte says who (its lowest bit), whether it is a hole,

@@ -81,9 +81,14 @@ impl Requests {
 
 /// Makes so many connections with one request for `url` each, [`CONNECTIONS`] at a time.
 pub fn ab(url: &str, count: usize) -> Process {
+    ab_at(url, count, CONNECTIONS)
+}
+
+/// The same, so many at a time.
+pub fn ab_at(url: &str, count: usize, at_a_time: usize) -> Process {
     let mut ab = Command::new("ab");
     ab.args(["-q", "-s", "120", "-n", &count.to_string()]);
-    ab.args(["-c", &CONNECTIONS.to_string(), url]);
+    ab.args(["-c", &at_a_time.to_string(), url]);
     Process::start_piped(&mut ab)
 }
 

@@ -1,6 +1,7 @@
 //! The fuzz targets of packets from the wire, and of what programs say.
 
 use super::hellos::tests::conversations;
+use super::proof::message::tests::samples;
 use super::wire::tests::frames;
 use crate::corpus::run;
 use crate::tunnel::batch::tests::info;
@@ -19,6 +20,13 @@ fn packets() {
 fn handshakes() {
     for (name, bytes) in conversations() {
         run("handshakes", name, &bytes, network::handshakes);
+    }
+}
+
+#[test]
+fn what_the_kernel_says_of_sockets() {
+    for (name, bytes) in samples() {
+        run("diag", name, &bytes, network::diag);
     }
 }
 

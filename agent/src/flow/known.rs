@@ -6,6 +6,7 @@ use mirror_hook::event::{Announcement, EarlyData, Meta, Role, Transport};
 use mirror_hook::filter::Facts;
 
 use super::binder::Randoms;
+use super::proof::{Claim, Ends, Verdict};
 use crate::event::Tuple;
 
 /// The latest of what OPEN and UPDATE told. What an UPDATE no longer tells stays known.
@@ -23,6 +24,9 @@ pub(super) struct Known {
     pub(super) sni: Option<String>,
     pub(super) alpn: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    cookies: Option<(u64, u64)>,
+    /// What the kernel said of them; `None`: it hasn't been asked.
+    verdict: Option<Verdict>,
     /// They are what the application says, not its socket's.
     pub(super) addresses_told: bool,
     client_random: Option<[u8; 32]>,
@@ -44,6 +48,8 @@ impl Known {
             sni: None,
             alpn: None,
             addresses: None,
+            cookies: None,
+            verdict: None,
             addresses_told: false,
             client_random: None,
             server_random: None,
@@ -64,8 +70,11 @@ impl Known {
         self.sni = printable(meta.sni).or(self.sni.take());
         self.alpn = printable(meta.alpn).or(self.alpn.take());
         if meta.addresses.is_some() {
-            self.addresses = meta.addresses;
-            self.addresses_told = meta.addresses_told;
+            let word = (meta.addresses, meta.cookies, meta.addresses_told);
+            if word != (self.addresses, self.cookies, self.addresses_told) {
+                self.verdict = None;
+            }
+            (self.addresses, self.cookies, self.addresses_told) = word;
         }
         // A renegotiation has other randoms; the wire showed the first ones.
         self.client_random = self.client_random.or(meta.client_random.filter(not_zero));
@@ -96,8 +105,41 @@ impl Known {
         }
     }
 
-    /// The socket's addresses, or those told in their place, if they can be a connection's.
+    /// What the process says of its socket, if that can be a connection's.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let ends = self.ends().filter(|_| !self.addresses_told)?;
+        let cookies = self.cookies;
+        Some(Claim { ends, cookies })
+    }
+
+    /// What the kernel said of [`Known::claim`], once it has been asked.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.verdict
+    }
+
+    /// The kernel has been asked.
+    pub(super) fn set_verdict(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
+    /// The socket's addresses, or those told in their place; none that are doubted.
     pub(super) fn tuple(&self) -> Option<Tuple> {
+        let doubted = self.verdict == Some(Verdict::Doubtful);
+        let Ends { local, peer } = self.ends().filter(|_| !doubted)?;
+        Some(match self.role {
+            Role::Client => Tuple {
+                client: local,
+                server: peer,
+            },
+            Role::Server => Tuple {
+                client: peer,
+                server: local,
+            },
+        })
+    }
+
+    /// The addresses, if they can be a connection's.
+    fn ends(&self) -> Option<Ends> {
         let (local, peer) = self.addresses?;
         let usable = |address: SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
         if !usable(local) || !usable(peer) {
@@ -110,16 +152,7 @@ impl Known {
             _ if local.is_ipv4() == peer.is_ipv4() => (local, peer),
             _ => return None,
         };
-        Some(match self.role {
-            Role::Client => Tuple {
-                client: local,
-                server: peer,
-            },
-            Role::Server => Tuple {
-                client: peer,
-                server: local,
-            },
-        })
+        Some(Ends { local, peer })
     }
 }
 

@@ -17,7 +17,10 @@
 //!   Two of the same role and one of them inherited are a parent and its child: one flow, which ends with
 //!   the last of them.
 //!
-//! Pure: the time is an argument. Events of one session must come in their order.
+//! - What a process says of its socket is checked before it is believed, see [`super::proof`]. A claim in doubt waits,
+//!   as long as for the wire: it is contradicted, and the session goes as one without a socket, unless it ends.
+//!
+//! Pure: the time is an argument, and so is who can be asked about sockets. Events of one session must come in their order.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use super::held::{Held, HeldChange};
 use super::known::Known;
 use super::live::LiveFlow;
 use super::own::Sockets;
+use super::proof::{self, NoSockets};
 use super::session::{Recent, Session, State, Waiting};
 use super::stats::FlowStats;
 use super::wire::WireFact;
@@ -109,6 +113,7 @@ pub struct Mapper {
     pub(super) next_flow: u64,
     pub(super) settled: Vec<(SessionKey, Settled)>,
     pub(super) next_placeholder: u64,
+    pub(super) claims: Box<dyn proof::Sockets>,
     pub(super) stats: FlowStats,
     pub(super) sockets: Option<Box<dyn Sockets>>,
 }
@@ -131,9 +136,17 @@ impl Mapper {
             held_bytes: 0,
             settled: Vec::new(),
             next_placeholder: 0,
+            claims: Box::new(NoSockets),
             stats: FlowStats::default(),
             sockets: None,
         }
+    }
+
+    /// Asks these about what processes say of their sockets. Nobody is asked before.
+    #[must_use]
+    pub fn asking(mut self, sockets: Box<dyn proof::Sockets>) -> Self {
+        self.claims = sockets;
+        self
     }
 
     /// Where the wire shows a session under several addresses, from now on these say which are its own.
@@ -203,6 +216,7 @@ impl Mapper {
             self.deadlines.pop_first();
             self.deadline_passed(key, now, sink);
         }
+        self.claims.rest();
         let kept_ns = self.config.recent_ns;
         self.recent
             .drop_while(|flow| now.0.saturating_sub(flow.ended.0) > kept_ns);

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! SessionEvent ───────────────────────> Mapper ──> FlowEvent
-//! frames ──> Capture ─> Hellos ─> Binder ┘
+//! frames ──> Capture ─> Hellos ─> Binder ┤
+//! kernel's table of sockets ──> proof ───┘
 //! ```
 //!
-//! All but [`capture`] is pure: bytes and the time are arguments.
+//! All but [`capture`] and what asks the kernel in [`proof`] is pure: bytes, the time, and who can be asked about
+//! sockets are arguments.
 
 pub mod binder;
 pub mod capture;
@@ -14,6 +16,7 @@ pub mod capture;
 mod corpus_tests;
 pub mod hello;
 pub mod hellos;
+pub mod proof;
 pub mod wire;
 
 pub(crate) mod bounded;

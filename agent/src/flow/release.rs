@@ -8,6 +8,7 @@ use super::held::{Held, HeldChange};
 use super::live::LiveFlow;
 use super::mapper::Mapper;
 use super::placeholder::placeholder;
+use super::proof::{Sockets, Unproven, Verdict, judge};
 use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
 use crate::event::{
@@ -27,13 +28,10 @@ impl Mapper {
         let Some(session) = self.sessions.get_mut(&key) else {
             return;
         };
-        let found = session.found().is_some();
-        let State::Waiting(waiting) = &mut session.state else {
-            return;
-        };
-        if !session.known.is_complete() {
+        if !matches!(session.state, State::Waiting(_)) || !session.known.is_complete() {
             return;
         }
+        let found = session.found().is_some();
         let randoms = session.known.randoms();
         let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
         let role = session.known.role;
@@ -45,15 +43,25 @@ impl Mapper {
                     .role,
             )
         };
-        // A flow that goes on has its addresses.
-        let goes_on = inherited && randoms.and_then(live) == Some(role);
+        let live = randoms.and_then(live);
+        // A flow that goes on has its addresses, and so has the other end's.
+        let goes_on = inherited && live == Some(role);
+        let is_twin = live.is_some_and(|other| other != role);
+        if !goes_on && !is_twin {
+            verify(session, &mut *self.claims);
+        }
         let known = session.known.tuple().is_some() || found;
+        let doubted = session.known.verdict() == Some(Verdict::Doubtful);
         // The hello of one that begins has passed by now; its frame may still be on its way to here.
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
         let awaits_fingerprint = known && is_new && randoms.is_some();
-        if on_wire || goes_on || !self.config.capture || known && !awaits_fingerprint {
+        let may_wait = self.config.capture || doubted;
+        if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
             return self.release(key, now, sink);
         }
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
         let patience_ns = match known {
             true => self.config.fingerprint_timeout_ns,
             false => self.config.bind_timeout_ns,
@@ -110,6 +118,9 @@ impl Mapper {
             return;
         };
         if session.known.is_complete() {
+            if session.known.verdict() == Some(Verdict::Doubtful) {
+                return self.release(key, now, sink);
+            }
             return; // its addresses may still be seen
         }
         let unanswered = session.known.early == EarlyData::Pending;
@@ -201,6 +212,18 @@ impl Mapper {
             return;
         };
         let children = family.get(1..).unwrap_or(&[]);
+        let (id, joins) = match waiting.joined {
+            Some(number) => (FlowId([0; 16]), Joins::Already(number)),
+            None => self.identify(eldest, &session),
+        };
+        if matches!(joins, Joins::Nothing) {
+            verify(&mut session, &mut *self.claims);
+        }
+        if waiting.over && session.known.verdict() == Some(Verdict::Doubtful) {
+            // Its socket was closed when the kernel was asked: somebody else had these addresses then.
+            let gone = Verdict::Unproven(Unproven::Gone);
+            session.known.set_verdict(gone);
+        }
         if let Some(why) = self.excluded(&session) {
             self.stats.excluded += 1;
             self.stats.excluded_unknown += u64::from(why == Excluded::Unknown);
@@ -214,10 +237,6 @@ impl Mapper {
             }
             return;
         }
-        let (id, joins) = match waiting.joined {
-            Some(number) => (FlowId([0; 16]), Joins::Already(number)),
-            None => self.identify(eldest, &session),
-        };
         let mut fingerprint = Fingerprint::default();
         if session.continued.is_some() {
             fingerprint.hole(); // what came before can't be compared
@@ -225,7 +244,10 @@ impl Mapper {
         let mut settled = Settled::default();
         let state = match joins {
             Joins::Nothing => {
-                let info = self.describe(id, &session);
+                let info = self.describe(id, &mut session);
+                if let Some(verdict) = session.known.verdict() {
+                    self.stats.judged(verdict);
+                }
                 self.stats.begun(info.binding);
                 let number = self.next_flow;
                 self.next_flow += 1;
@@ -450,25 +472,37 @@ impl Mapper {
         cut(&hash.finalize().into())
     }
 
-    fn describe(&mut self, id: FlowId, session: &Session) -> FlowInfo {
-        let known = &session.known;
-        let wire = known
-            .randoms()
+    fn describe(&mut self, id: FlowId, session: &mut Session) -> FlowInfo {
+        let randoms = session.known.randoms();
+        let wire = randoms
             .and_then(|randoms| self.binder.find(&randoms))
             .cloned();
-        let (tuple, binding) = match (known.tuple(), self.on_wire(session)) {
+        let on_wire = self.on_wire(session);
+        let found = session.found();
+        // What was doubted and is seen on the wire, or was believed before, was true.
+        let shown = found.or(on_wire).map(|(tuple, _)| tuple);
+        let known = &mut session.known;
+        if known.verdict() == Some(Verdict::Doubtful) {
+            known.set_verdict(Verdict::Unproven(Unproven::Gone));
+            if shown.is_none() || known.tuple() != shown {
+                known.set_verdict(Verdict::Doubtful);
+            }
+        }
+        let known = &session.known;
+        let (tuple, binding) = match (known.tuple(), on_wire) {
             (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
             (Some(tuple), _) => (tuple, Binding::Socket),
             (None, Some(found)) => found,
             (None, None) => (self.placeholder(), Binding::Placeholder),
         };
-        let (tuple, binding) = session.found().unwrap_or((tuple, binding));
+        let (tuple, binding) = found.unwrap_or((tuple, binding));
         let wire_prefix = wire.as_ref().and_then(|wire| wire.clear_prefix);
         let hello = wire.and_then(|wire| wire.hello);
         FlowInfo {
             id,
             tuple,
             binding,
+            proof: known.verdict().map(Verdict::proof),
             process: std::sync::Arc::clone(&session.process),
             role: known.role,
             announcement: known.announcement,
@@ -563,6 +597,16 @@ impl Mapper {
         let tuple = placeholder(self.next_placeholder);
         self.next_placeholder += 1;
         tuple
+    }
+}
+
+/// Asks about what a session says of its socket, unless that was done.
+fn verify(session: &mut Session, sockets: &mut dyn Sockets) {
+    if session.known.verdict().is_none()
+        && let Some(claim) = session.known.claim()
+    {
+        let verdict = judge(&claim, &session.process, sockets);
+        session.known.set_verdict(verdict);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What became of the sessions.
 
+use super::proof::{Unproven, Verdict};
 use crate::event::Binding;
 
 /// Counts since the start. Every byte of clear text that came in is in `bytes`, in one of the
@@ -22,6 +23,16 @@ pub struct FlowStats {
     pub unbound: u64,
     /// … of these, because too much text was waiting.
     pub unbound_for_space: u64,
+    /// Sessions whose word for their socket's addresses the kernel has confirmed.
+    pub claims_proven: u64,
+    /// … has not, since the socket was gone when it was asked,
+    pub claims_gone: u64,
+    /// … or was made by another user or in another network namespace, and isn't seen to be the process's,
+    pub claims_foreign: u64,
+    /// … or since it couldn't be asked.
+    pub claims_unasked: u64,
+    /// … has contradicted: their flows go without these addresses.
+    pub claims_contradicted: u64,
     /// Flows ended by both sides.
     pub finished: u64,
     /// Flows ended abruptly.
@@ -75,6 +86,17 @@ pub struct FlowStats {
 }
 
 impl FlowStats {
+    /// The last word on a session's claim.
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Proven => self.claims_proven += 1,
+            Verdict::Unproven(Unproven::Gone) => self.claims_gone += 1,
+            Verdict::Unproven(Unproven::Foreign) => self.claims_foreign += 1,
+            Verdict::Unproven(Unproven::Unasked) => self.claims_unasked += 1,
+            Verdict::Doubtful => self.claims_contradicted += 1,
+        }
+    }
+
     pub(super) fn begun(&mut self, binding: Binding) {
         self.flows += 1;
         match binding {

@@ -17,6 +17,7 @@ use crate::event::{
 use crate::filter::{Condition, Filters, Policy, UnknownFlow};
 use mirror_hook::filter::Action;
 
+mod claims;
 mod mapping;
 
 const EPOCH: u64 = 1_700_000_000_000_000_000;

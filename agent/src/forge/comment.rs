@@ -6,7 +6,8 @@
 //! sni=www.example.com alpn=http/1.1 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384
 //! ```
 //!
-//! Present only where they are known, or say something: `agent` (at a collector), `process`, `exe`, `cgroup`,
+//! Present only where they are known, or say something: `claim=proven|unproven|contradicted`, what the kernel says of the
+//! addresses that the process named as its socket's; `agent` (at a collector), `process`, `exe`, `cgroup`,
 //! `container` with `runtime`, `netns` with `netns_name`, `ja4`, `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
 //! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
@@ -56,6 +57,9 @@ impl Display for Metadata<'_> {
             Binding::WireAmbiguous => " bound=wire-ambiguous",
             Binding::Placeholder => " bound=placeholder",
         })?;
+        if let Some(proof) = info.proof {
+            write!(f, " claim={}", proof.word())?;
+        }
         write!(f, " community_id={}", CommunityId(info.tuple))?;
         if let Some(agent) = &info.agent {
             write!(f, " agent={}", Word(agent))?;
@@ -148,7 +152,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::{RealClientWay, ToldAddress};
+    use crate::event::{Proof, RealClientWay, ToldAddress};
     use crate::forge::testing;
 
     #[test]
@@ -159,6 +163,9 @@ mod tests {
             "flow=07070707070707070707070707070707 process=curl pid=4711 uid=1000 role=client bound=socket \
              community_id=1:PdyKC+nLv5plb25nxNX77823Fj0="
         );
+        info.proof = Some(Proof::Contradicted);
+        let told = Metadata(&info).to_string();
+        assert!(told.contains(" bound=socket claim=contradicted community_id="));
         info.sni = Some("a.example".into());
         info.alpn = Some("h2".into());
         info.tls_version = Some(0x0304);

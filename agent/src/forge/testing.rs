@@ -15,6 +15,7 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
             server: server.parse().unwrap(),
         },
         binding: Binding::Socket,
+        proof: None,
         process: Arc::new(ProcessInfo {
             pid: 4711,
             uid: 1000,

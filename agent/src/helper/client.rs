@@ -102,6 +102,23 @@ impl Helper {
         }
     }
 
+    /// A socket that asks about sockets in the network namespace of this process.
+    pub(crate) fn diag(&self, pid: u32) -> Option<OwnedFd> {
+        match self.ask(&self.0.lookups, &Request::Diag { pid }, None) {
+            Ok((Reply::File, socket)) => socket,
+            _ => None,
+        }
+    }
+
+    /// Whether this process has a descriptor of the socket with this inode; `None`: can't be seen.
+    pub(crate) fn holds_socket(&self, pid: u32, inode: u64) -> Option<bool> {
+        let request = Request::HoldsSocket { pid, inode };
+        match self.ask(&self.0.lookups, &request, None) {
+            Ok((Reply::Holds(holds), _)) => holds,
+            _ => None,
+        }
+    }
+
     /// Who has rings mapped; `None`: can't be asked.
     pub(crate) fn relations(&self, questions: &Questions) -> Option<Vec<(u64, Answer)>> {
         let mut answers = Vec::with_capacity(questions.len());

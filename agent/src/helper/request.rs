@@ -32,6 +32,18 @@ pub(super) enum Request {
         /// Its place among the outputs.
         output: u32,
     },
+    /// A socket that asks about sockets (sock_diag(7)) in the network namespace of a process that has connected before.
+    Diag {
+        /// Its id.
+        pid: u32,
+    },
+    /// Whether such a process has a descriptor of a socket.
+    HoldsSocket {
+        /// Its id.
+        pid: u32,
+        /// The socket's inode.
+        inode: u64,
+    },
     /// The agent's socket file is to go, if it is the one with these numbers.
     RemoveSocket {
         /// Of its file system.
@@ -48,6 +60,8 @@ pub(super) enum Reply {
     Process(Seen),
     /// The answers, by the rings' instances.
     Relations(Vec<(u64, Answer)>),
+    /// Whether it has it; nothing: that can't be seen.
+    Holds(Option<bool>),
     /// A descriptor comes along.
     File,
     /// What was made, for people; nothing if the interface was there.

@@ -16,6 +16,7 @@ use rustix::net::{SocketAddrUnix, getsockname};
 use super::channel::{Channel, Message};
 use super::duties::{Duties, Duty};
 use super::request::{MOST_QUESTIONS, Refusal, Reply, Request, encode};
+use crate::flow::proof;
 use crate::intake::kin::{self, Questions};
 use crate::intake::peer::{Peer, Watch, is_over};
 use crate::intake::seen::Seen;
@@ -135,6 +136,17 @@ impl Shared {
                 },
                 _ => return Err(Refusal::Output(output)),
             },
+            Request::Diag { pid } => {
+                let opened = self.of_known(pid, || proof::process::open_in(pid))?;
+                match opened.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) {
+                    Ok(socket) => return Ok((Reply::File, Some(socket))),
+                    Err(error) => failed(&error),
+                }
+            }
+            Request::HoldsSocket { pid, inode } => {
+                let holds = || proof::process::holds(pid, inode);
+                Reply::Holds(self.of_known(pid, holds)?.flatten())
+            }
             Request::RemoveSocket { device, inode } => {
                 remove_socket(duties.socket.as_deref(), device, inode)?
             }
@@ -172,6 +184,15 @@ impl Shared {
         let seen = Seen::of(pid);
         let same = seen.started == started && Seen::of(pid).started == started;
         Ok(Reply::Process(if same { seen } else { Seen::default() }))
+    }
+
+    /// What `look` finds out of a process that has connected before; `None`: somebody else has its id by now.
+    fn of_known<T>(&self, pid: u32, look: impl FnOnce() -> T) -> Result<Option<T>, Refusal> {
+        let started = self.known().last_started(pid);
+        let started = started.ok_or(Refusal::Stranger(pid))?;
+        let same = || started != 0 && kin::started(pid) == Some(started);
+        let found = same().then(look);
+        Ok(found.filter(|_| same()))
     }
 
     fn relations(&self, questions: &Questions) -> Result<Reply, Refusal> {

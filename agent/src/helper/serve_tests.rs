@@ -239,6 +239,14 @@ fn made_up_requests() {
                 (8, owner, Question::Shared),
             ]),
         ),
+        ("diag", Request::Diag { pid: 77 }),
+        (
+            "holds_socket",
+            Request::HoldsSocket {
+                pid: 77,
+                inode: 300,
+            },
+        ),
         ("next_file", Request::NextFile { output: 1 }),
         ("make_interface", Request::MakeInterface { output: 300 }),
         (

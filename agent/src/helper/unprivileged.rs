@@ -18,12 +18,14 @@ use rustix::thread::{
 
 use super::user::User;
 
-/// What the helper's duties need: programs of other users, files wherever root may write them, interfaces.
+/// What the helper's duties need: programs of other users, files wherever root may write them, interfaces, and (by
+/// SYS_ADMIN, which is no more than SYS_PTRACE gives already) a thread in another network namespace.
 const HELPERS: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::NET_ADMIN);
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::SYS_ADMIN);
 
 /// The agent couldn't become another user.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,9 @@ use crate::event::ProcessInfo;
 /// SO_PEERPIDFD (Linux 6.5, asm-generic/socket.h).
 const SO_PEERPIDFD: libc::c_int = 77;
 
+/// SO_NETNS_COOKIE (Linux 5.14, asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// Parents to look at: processes may be made faster than they can be followed.
 const MAX_ANCESTORS: usize = 256;
 
@@ -114,6 +117,13 @@ fn told_name(told: &[u8; NAME_BYTES]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// What names a socket's network namespace for as long as the kernel runs.
+pub(crate) fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0;
+    option(socket, SO_NETNS_COOKIE, &mut cookie)?;
+    Ok(cookie)
+}
+
 /// Whose pidfd it is, as the kernel tells: -1 if that process is gone, 0 if it can't be seen from here.
 /// `None`: it isn't a pidfd.
 pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
@@ -155,6 +165,7 @@ fn option<T: Plain>(socket: BorrowedFd<'_>, name: libc::c_int, out: &mut T) -> i
 /// Any bytes are a value of it.
 trait Plain {}
 impl Plain for libc::c_int {}
+impl Plain for u64 {}
 impl Plain for libc::ucred {}
 
 #[cfg(test)]

@@ -370,7 +370,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Binding, ProcessInfo, Tuple};
+    use crate::event::{Binding, ProcessInfo, Proof, Tuple};
 
     /// A flow like others.
     pub(crate) fn info(number: u8) -> FlowInfo {
@@ -382,6 +382,7 @@ pub(crate) mod tests {
                 server: address("10.0.0.2:443"),
             },
             binding: Binding::Socket,
+            proof: Some(Proof::Proven),
             process: Arc::new(ProcessInfo {
                 pid: 7,
                 uid: 33,

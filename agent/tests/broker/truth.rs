@@ -65,6 +65,7 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
             server: "10.1.0.1:443".parse().unwrap(),
         },
         binding: Binding::Socket,
+        proof: None,
         process: std::sync::Arc::new(ProcessInfo {
             pid: 7,
             uid: 33,

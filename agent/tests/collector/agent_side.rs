@@ -39,6 +39,7 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
             server: ([10, 0, 0, 2], 443).into(),
         },
         binding: Binding::Socket,
+        proof: None,
         process: Arc::new(ProcessInfo {
             pid: 7,
             uid: 33,

@@ -127,6 +127,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         id,
         tuple: Tuple { client, server },
         binding: Binding::Socket,
+        proof: None,
         process: Arc::new(ProcessInfo {
             pid: 1,
             uid: 2,

@@ -8,6 +8,7 @@
     reason = "a test that meets an unexpected error should stop there"
 )]
 
+mod claims;
 mod hostile;
 mod program;
 mod seen;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use agent::clock::{Clock, monotonic_now};
 use agent::event::{Binding, Side};
+use agent::flow::proof::kernel::KernelSockets;
 use agent::flow::{Mapper, MapperConfig};
 use agent::intake::{Intake, IntakeConfig, IntakeStats};
 
@@ -51,7 +53,8 @@ impl Agent {
         Self {
             directory,
             intake: Intake::new(config).unwrap(),
-            mapper: Mapper::new(MapperConfig::default(), Clock::start()),
+            mapper: Mapper::new(MapperConfig::default(), Clock::start())
+                .asking(Box::new(KernelSockets::new(None))),
             seen: Seen::default(),
         }
     }
@@ -108,6 +111,10 @@ impl Drop for Agent {
 }
 
 fn start(script: &str, socket: &Path) -> Program {
+    start_with(script, socket, Stdio::piped())
+}
+
+fn start_with(script: &str, socket: &Path, stdout: Stdio) -> Program {
     let uid = rustix::process::geteuid().as_raw();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["program::runs_the_script", "--exact", "--nocapture"])
@@ -115,7 +122,7 @@ fn start(script: &str, socket: &Path) -> Program {
         .env("SSLCOLLECTOR_SOCKET", socket)
         .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .spawn()
         .unwrap();
     Program(child)

@@ -1,6 +1,7 @@
 //! The programs that are mirrored.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use agent::event::Side;
 use mirror_hook::event::{Direction, Meta, Role};
@@ -40,6 +41,8 @@ fn runs_the_script() {
         Ok("flood") => flood(),
         Ok("killed") => killed(),
         Ok("agent") => agent(),
+        Ok(script) if script.starts_with("claim ") => claim(script),
+        Ok(script) if script.starts_with("connected ") => connected(script),
         _ => {} // an ordinary run of the tests
     }
 }
@@ -47,18 +50,58 @@ fn runs_the_script() {
 fn opened(number: usize, role: Role) -> Conn {
     handshake();
     let mut conn = Conn::new();
+    let meta = said(number, role);
+    conn.open(&Info { meta, socket: None });
+    conn
+}
+
+fn said(number: usize, role: Role) -> Meta<'static> {
     // Different in each process, or two of them would be the two ends of one connection.
     let mut random = [u8::try_from(number).unwrap(); 32];
     random[..4].copy_from_slice(&std::process::id().to_le_bytes());
-    let meta = Meta {
+    Meta {
         handshake_done: true,
         client_random: Some(random),
         server_random: Some([1; 32]),
         sni: b"example.com",
         ..Meta::new(role)
+    }
+}
+
+/// Names addresses and cookies as its socket's: `claim LOCAL PEER COOKIE NETWORK`; no cookie where that is 0.
+fn claim(script: &str) {
+    let words: Vec<&str> = script.split(' ').skip(1).collect();
+    let [local, peer, cookie, network] = words[..] else {
+        panic!("{script}");
     };
-    conn.open(&Info { meta, socket: None });
-    conn
+    let cookies = (cookie.parse().unwrap(), network.parse().unwrap());
+    let meta = Meta {
+        addresses: Some((local.parse().unwrap(), peer.parse().unwrap())),
+        cookies: Some(cookies).filter(|(cookie, _)| *cookie != 0),
+        ..said(0, Role::Server)
+    };
+    let info = Info { meta, socket: None };
+    say_a_little(&info);
+}
+
+/// The same of a connection that it has: `connected ADDRESS`.
+fn connected(script: &str) {
+    let address = script.split(' ').nth(1).unwrap();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    let info = Info {
+        meta: said(0, Role::Client),
+        socket: Some(stream.as_fd()),
+    };
+    say_a_little(&info);
+}
+
+fn say_a_little(info: &Info<'_>) {
+    handshake();
+    let mut conn = Conn::new();
+    conn.open(info);
+    conn.sent(&text(Side::speaker(info.meta.role, Direction::Sent), 0, 5));
+    wait();
+    conn.close();
 }
 
 /// Until the test says so.

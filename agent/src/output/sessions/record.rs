@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::cipher::CipherName;
 use crate::community::CommunityId;
 use crate::container::Container;
-use crate::event::{Binding, FlowInfo, ResetCause, Side, WallTime};
+use crate::event::{Binding, FlowInfo, Proof, ResetCause, Side, WallTime};
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ struct Record<'a> {
     dest_port: u16,
     proto: &'static str,
     bound: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claim: Option<&'static str>,
     role: &'static str,
     announced: &'static str,
     process: Process<'a>,
@@ -163,6 +165,7 @@ pub(super) fn session(
         dest_port: tuple.server.port(),
         proto: "TCP",
         bound: bound(info.binding),
+        claim: info.proof.map(Proof::word),
         role: match info.role {
             Role::Client => "client",
             Role::Server => "server",
@@ -359,6 +362,7 @@ mod tests {
         info.early = EarlyData::Accepted;
         info.announcement = Announcement::Inherited;
         info.binding = Binding::Wire;
+        info.proof = Some(Proof::Contradicted);
         info.clear_prefix = Some(42);
         info.continued = Some((7, 8));
         info.agent = Some("web1".into());
@@ -393,7 +397,7 @@ mod tests {
             "src_ip": "192.0.2.1", "src_port": 50000,
             "dest_ip": "198.51.100.1", "dest_port": 443,
             "proto": "TCP",
-            "bound": "wire", "role": "client", "announced": "inherited",
+            "bound": "wire", "claim": "contradicted", "role": "client", "announced": "inherited",
             "process": {
                 "pid": 4711, "uid": 1000, "name": "curl", "executable": "/usr/bin/curl",
                 "cgroup": cgroup, "netns": 4_026_531_840_u64, "netns_name": "blue",
@@ -459,6 +463,7 @@ mod tests {
         );
         for absent in [
             "agent",
+            "claim",
             "container",
             "clear_prefix",
             "continued",

@@ -1,0 +1,273 @@
+//! Whether a process's word about its connection is true: the kernel is asked for the socket that has these
+//! addresses, sock_diag(7).
+//!
+//! ```text
+//! OPEN: addresses, SO_COOKIE, SO_NETNS_COOKIE ──> Claim ─┐
+//! kernel: a live socket with these addresses? ─> Answer ─┼─> judge ─> Verdict
+//!         its cookie, user, inode                        │
+//! /proc/PID/fd: has the process got this inode? ─────────┘   (only where the user leaves it open)
+//! ```
+//!
+//! | the live socket with these addresses | verdict |
+//! |---|---|
+//! | has the cookie, and is the process's: by its user, in the process's network namespace, or by a descriptor | proven |
+//! | has the cookie, was made by another user (systemd, a process that passed it on), and descriptors can't be seen | unproven: foreign |
+//! | has the cookie, was made by another user, and the process has no descriptor of it | doubtful |
+//! | has another cookie, and is the process's | unproven: gone. Its next connection, or MPTCP, whose subflows have cookies of their own |
+//! | has another cookie, and isn't the process's, or its user's where descriptors can't be seen | doubtful |
+//! | isn't there any more, or nobody holds it | unproven: gone |
+//!
+//! Doubtful is what is contradicted, unless the session turns out to be over: then its addresses were another's
+//! already when it was looked, which isn't the process's fault. The mapper waits a moment for that.
+//!
+//! No cookie and no right to ask leave a claim unproven, unless the socket is seen to be another's. That a cookie is another connection's isn't looked for: all
+//! sockets would have to be listed, and addresses that nobody has take nothing from anybody.
+//!
+//! All but [`kernel`] and [`process`] is pure.
+
+pub mod kernel;
+pub mod message;
+pub(crate) mod process;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{ProcessInfo, Proof};
+
+/// The user that stands for those who have no id here (`/proc/sys/kernel/overflowuid`), and for many.
+const OVERFLOW_UID: u32 = 65534;
+
+/// The two ends of a connection as its process sees them, of one address family; IPv4-mapped ones as IPv4
+/// (RFC 4291 2.5.5.2). The kernel finds a connection of IPv4 by these, whichever family its socket has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ends {
+    /// The process's own.
+    pub local: SocketAddr,
+    /// The other one.
+    pub peer: SocketAddr,
+}
+
+/// What a process says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its addresses.
+    pub ends: Ends,
+    /// SO_COOKIE, and SO_NETNS_COOKIE, which is 0 before Linux 5.14.
+    pub cookies: Option<(u64, u64)>,
+}
+
+/// A live socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSocket {
+    /// Its SO_COOKIE.
+    pub cookie: u64,
+    /// The user who made it.
+    pub uid: u32,
+    /// Its inode, as `/proc/PID/fd` shows it; never 0.
+    pub inode: u64,
+    /// It lies in the network namespace in which the process runs.
+    pub at_home: bool,
+}
+
+/// What the kernel says of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is there.
+    Live(LiveSocket),
+    /// It isn't, or nobody holds it.
+    Gone,
+    /// Nobody here may ask, or can.
+    Unanswered,
+}
+
+/// What a claim is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// True.
+    Proven,
+    /// Nobody knows.
+    Unproven(Unproven),
+    /// Another's, if the session goes on.
+    Doubtful,
+}
+
+/// Why nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// The socket isn't there any more.
+    Gone,
+    /// It was made by another user, or in another network namespace.
+    Foreign,
+    /// There was no cookie, or no right to ask.
+    Unasked,
+}
+
+/// Who can be asked about sockets.
+pub trait Sockets: fmt::Debug {
+    /// The live socket with these ends, in the network namespace that the cookie `network` names.
+    fn find(&mut self, ends: &Ends, network: u64, process: &ProcessInfo) -> Answer;
+
+    /// Whether the process has a descriptor of the socket with this inode; `None`: can't be seen.
+    fn holds(&mut self, process: &ProcessInfo, inode: u64) -> Option<bool>;
+
+    /// Called some times a second: lets go of what isn't used any more.
+    fn rest(&mut self) {}
+}
+
+/// Nobody is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSockets;
+
+impl Sockets for NoSockets {
+    fn find(&mut self, _: &Ends, _: u64, _: &ProcessInfo) -> Answer {
+        Answer::Unanswered
+    }
+
+    fn holds(&mut self, _: &ProcessInfo, _: u64) -> Option<bool> {
+        None
+    }
+}
+
+impl Verdict {
+    /// As people are told; a claim that stays doubtful is contradicted.
+    pub(super) fn proof(self) -> Proof {
+        match self {
+            Self::Proven => Proof::Proven,
+            Self::Unproven(_) => Proof::Unproven,
+            Self::Doubtful => Proof::Contradicted,
+        }
+    }
+}
+
+/// Asks what has to be asked, and says what the claim is worth.
+pub(super) fn judge(claim: &Claim, process: &ProcessInfo, sockets: &mut dyn Sockets) -> Verdict {
+    // The kernel gives no socket the cookie 0.
+    let (cookie, network) = claim.cookies.unwrap_or_default();
+    let socket = match sockets.find(&claim.ends, network, process) {
+        Answer::Live(socket) => socket,
+        Answer::Gone => return Verdict::Unproven(Unproven::Gone),
+        Answer::Unanswered => return Verdict::Unproven(Unproven::Unasked),
+    };
+    // Root of a container may be the host's root by its number.
+    let same_user = socket.at_home && socket.uid == process.uid && socket.uid != OVERFLOW_UID;
+    let mut holds = || sockets.holds(process, socket.inode);
+    if socket.cookie == cookie {
+        return match same_user.then_some(true).or_else(holds) {
+            Some(true) => Verdict::Proven,
+            Some(false) => Verdict::Doubtful,
+            None => Verdict::Unproven(Unproven::Foreign),
+        };
+    }
+    let nobody_knows = match cookie {
+        0 => Unproven::Unasked,
+        _ => Unproven::Gone,
+    };
+    match holds() {
+        Some(true) => Verdict::Unproven(nobody_knows),
+        None if same_user || cookie == 0 => Verdict::Unproven(nobody_knows),
+        Some(false) | None => Verdict::Doubtful,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fixed(Answer, Option<bool>);
+
+    impl Sockets for Fixed {
+        fn find(&mut self, _: &Ends, network: u64, _: &ProcessInfo) -> Answer {
+            assert!([0, 7].contains(&network));
+            self.0
+        }
+
+        fn holds(&mut self, _: &ProcessInfo, inode: u64) -> Option<bool> {
+            assert_eq!(inode, 99);
+            self.1
+        }
+    }
+
+    /// Each row: the socket's cookie, its user, whether it is in the process's namespace, whether the process has it.
+    #[test]
+    fn only_what_is_the_processes_is_proven_and_only_what_is_anothers_is_doubted() {
+        use Unproven::{Foreign, Gone};
+        const MINE: u32 = 33;
+        let rows = [
+            (5, MINE, true, None, Verdict::Proven),
+            (5, MINE, true, Some(false), Verdict::Proven),
+            (5, 0, true, Some(true), Verdict::Proven),
+            (5, MINE, false, Some(true), Verdict::Proven),
+            // Another user's with the right cookie: anybody may look at that.
+            (5, 0, true, Some(false), Verdict::Doubtful),
+            (5, 0, true, None, Verdict::Unproven(Foreign)),
+            // The same number in another namespace isn't the same user.
+            (5, MINE, false, None, Verdict::Unproven(Foreign)),
+            (5, MINE, false, Some(false), Verdict::Doubtful),
+            (6, MINE, true, Some(true), Verdict::Unproven(Gone)),
+            (6, MINE, true, None, Verdict::Unproven(Gone)),
+            (6, 0, true, Some(true), Verdict::Unproven(Gone)),
+            (6, MINE, true, Some(false), Verdict::Doubtful),
+            (6, 0, true, Some(false), Verdict::Doubtful),
+            (6, 0, true, None, Verdict::Doubtful),
+            (6, MINE, false, None, Verdict::Doubtful),
+        ];
+        let process = |uid| ProcessInfo {
+            uid,
+            ..ProcessInfo::default()
+        };
+        let claim = |cookies| Claim {
+            ends: Ends {
+                local: "192.0.2.1:443".parse().unwrap(),
+                peer: "192.0.2.2:5000".parse().unwrap(),
+            },
+            cookies,
+        };
+        let judge = |claim, uid, answer, held| {
+            super::judge(&claim, &process(uid), &mut Fixed(answer, held))
+        };
+        for row @ (cookie, uid, at_home, held, verdict) in rows {
+            let live = Answer::Live(LiveSocket {
+                cookie,
+                uid,
+                inode: 99,
+                at_home,
+            });
+            let judged = judge(claim(Some((5, 7))), MINE, live, held);
+            assert_eq!(judged, verdict, "{row:?}");
+        }
+        let nobody = Answer::Live(LiveSocket {
+            cookie: 5,
+            uid: OVERFLOW_UID,
+            inode: 99,
+            at_home: true,
+        });
+        // Many users may have this number.
+        let judged = judge(claim(Some((5, 7))), OVERFLOW_UID, nobody, None);
+        assert_eq!(judged, Verdict::Unproven(Foreign));
+        for (cookies, answer, held, verdict) in [
+            (None, nobody, None, Verdict::Unproven(Unproven::Unasked)),
+            (
+                None,
+                nobody,
+                Some(true),
+                Verdict::Unproven(Unproven::Unasked),
+            ),
+            // Who says no cookie doesn't get by with another's addresses.
+            (None, nobody, Some(false), Verdict::Doubtful),
+            (Some((0, 7)), nobody, Some(false), Verdict::Doubtful),
+            (
+                Some((5, 7)),
+                Answer::Unanswered,
+                None,
+                Verdict::Unproven(Unproven::Unasked),
+            ),
+            (Some((5, 7)), Answer::Gone, None, Verdict::Unproven(Gone)),
+        ] {
+            let judged = judge(claim(cookies), MINE, answer, held);
+            assert_eq!(judged, verdict);
+        }
+    }
+}
