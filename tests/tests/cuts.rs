@@ -209,8 +209,14 @@ fn a_collector_that_is_killed_is_followed_by_another() {
     let said = agent.end_well();
     let seen = judge(&scenario.flows(), &truths);
     // Programs may say more than the window holds before the next collector has taken what waits.
-    let missing = total(&seen, |seen| seen.missing);
-    assert_eq!(missing, lost(&said).unwrap_or(0), "{seen:?}: {said}");
+    let (missing, told) = (total(&seen, |seen| seen.missing), lost(&said).unwrap_or(0));
+    // Of ports that the kernel gave twice it isn't known what is missing.
+    let all_known = truths.values().all(Option::is_some);
+    assert!(missing <= told, "{missing} of {told}: {seen:?}: {said}");
+    assert!(
+        !all_known || missing == told,
+        "{missing}, not {told}: {seen:?}: {said}"
+    );
     // The window at its largest: what repeats is what wasn't acknowledged.
     let repeated = total(&seen, |seen| seen.repeated);
     assert!(repeated <= cuts() as u64 * (64 << 20), "{seen:?}");
