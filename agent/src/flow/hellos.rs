@@ -174,12 +174,12 @@ impl Begun {
         let random: [u8; 32] = *random;
         if message[0] == SERVER_HELLO {
             if random != RETRY_RANDOM {
-                let tuple = segment.from_server();
+                let tuple = segment.tuple_if_server();
                 tell(WireFact::ServerHello { tuple, random });
             }
             return true;
         }
-        let tuple = segment.from_client();
+        let tuple = segment.tuple_if_client();
         if !std::mem::replace(&mut self.told, true) {
             tell(WireFact::ClientHello {
                 tuple,

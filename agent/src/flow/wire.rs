@@ -255,14 +255,14 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 impl Segment<'_> {
-    pub(super) fn from_client(&self) -> Tuple {
+    pub(super) fn tuple_if_client(&self) -> Tuple {
         Tuple {
             client: self.source,
             server: self.destination,
         }
     }
 
-    pub(super) fn from_server(&self) -> Tuple {
+    pub(super) fn tuple_if_server(&self) -> Tuple {
         Tuple {
             client: self.destination,
             server: self.source,
@@ -274,11 +274,11 @@ impl Segment<'_> {
         let isn = self.sequence;
         match (self.flags & SYN != 0, self.flags & ACK != 0) {
             (true, false) => Some(WireFact::Syn {
-                tuple: self.from_client(),
+                tuple: self.tuple_if_client(),
                 isn,
             }),
             (true, true) => Some(WireFact::SynAck {
-                tuple: self.from_server(),
+                tuple: self.tuple_if_server(),
                 isn,
             }),
             (false, _) => None,
@@ -289,12 +289,12 @@ impl Segment<'_> {
     pub(super) fn hello(&self) -> Option<WireFact> {
         match parse_hello(self.payload)? {
             (HelloKind::Client, random) => Some(WireFact::ClientHello {
-                tuple: self.from_client(),
+                tuple: self.tuple_if_client(),
                 sequence: self.sequence,
                 random,
             }),
             (HelloKind::Server, random) if random != RETRY_RANDOM => Some(WireFact::ServerHello {
-                tuple: self.from_server(),
+                tuple: self.tuple_if_server(),
                 random,
             }),
             (HelloKind::Server, _) => None,

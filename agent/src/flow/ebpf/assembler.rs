@@ -135,7 +135,7 @@ impl Assembler {
     }
 
     /// What was read from the network, as a number of so many bits.
-    pub(super) fn from_network(&mut self, register: Register, bits: i32) {
+    pub(super) fn network_to_host(&mut self, register: Register, bits: i32) {
         self.push(TO_BIG_ENDIAN, register, 0, 0, bits);
     }
 
@@ -240,7 +240,7 @@ mod tests {
         program.store(Size::Word, R2, 8, R1);
         program.store_value(Size::Double, R2, 0, 5);
         program.subtract32(R1, R2);
-        program.from_network(R1, 16);
+        program.network_to_host(R1, 16);
         program.load_map(R1, 9);
         let at = |n: usize, program: &[Instruction]| {
             let Instruction {

@@ -120,8 +120,8 @@ impl Writer {
     fn buffer(&mut self, size: Size, to: Register, offset: i16) {
         self.program.load(size, to, R10, BUFFER + offset);
         match size {
-            Size::Half => self.program.from_network(to, 16),
-            Size::Word => self.program.from_network(to, 32),
+            Size::Half => self.program.network_to_host(to, 16),
+            Size::Word => self.program.network_to_host(to, 32),
             Size::Byte | Size::Double => {}
         }
     }
@@ -136,7 +136,7 @@ impl Writer {
             LinkType::LinuxSll | LinkType::LinuxSll2 => {
                 self.program.alu(Do::Move, R7, 0);
                 self.program.load(Size::Word, R1, R6, SKB_PROTOCOL);
-                self.program.from_network(R1, 16);
+                self.program.network_to_host(R1, 16);
                 self.program.jump_if(If::Equal, R1, IPV4, ip);
                 self.program.jump_if(If::Equal, R1, IPV6, ip);
                 self.needs(&VLAN);
