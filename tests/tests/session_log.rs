@@ -40,6 +40,33 @@ fn client<S: AsRef<OsStr>>(scenario: &Scenario<'_>, words: &[S]) -> (u32, Vec<Co
     (id, run.connections)
 }
 
+/// One that ends when a session of it is in the log: of a process that is gone the agent can't find out what it was.
+fn logged_client<S: AsRef<OsStr>>(
+    scenario: &Scenario<'_>,
+    words: &[S],
+    log: &Path,
+) -> (u32, Vec<Connection>) {
+    let lines = || {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        text.matches('\n').count()
+    };
+    let before = lines();
+    let directory = tempfile::tempdir_in(scenario.place.path("")).expect("a directory");
+    // Some become another user.
+    let everybody = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(directory.path(), everybody).expect("whose it is");
+    let file = directory.path().join("logged");
+    let mut words: Vec<_> = words.iter().map(|word| word.as_ref().to_owned()).collect();
+    words.push(format!("wait:{}", file.display()).into());
+    let process = Process::start_piped(&mut scenario.patched(&words));
+    let id = process.id();
+    until("a session in the log", || (lines() > before).then_some(()));
+    fs::write(file.with_extension("go"), "").expect("let it end");
+    let run = Run::of(process.output());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    (id, run.connections)
+}
+
 /// One that stays as it is behind these steps.
 fn waiting(scenario: &Scenario<'_>, name: &str) -> Process {
     let path = scenario.place.path(name).display().to_string();
@@ -132,11 +159,11 @@ fn each_session_is_told_with_its_process() {
     let name = log.display().to_string();
     let agent = Agent::start(&place, &capture, &["--log", &name]);
     let twice = [&STEPS[..], &["open", "get:/get/1", "close"]].concat();
-    let mut clients = vec![client(&scenario, &scenario.words(&twice))];
+    let mut clients = vec![logged_client(&scenario, &scenario.words(&twice), &log)];
     let mut uids = vec![rustix::process::geteuid().as_raw()];
     if is_root() {
         let steps = [&["uid:1234"], &STEPS[..]].concat();
-        clients.push(client(&scenario, &scenario.words(&steps)));
+        clients.push(logged_client(&scenario, &scenario.words(&steps), &log));
         uids.push(1234);
     }
     // From another address than the server's.
@@ -170,7 +197,11 @@ fn each_session_is_told_with_its_process() {
         "cipher": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "cipher_number": 0xc02c,
         "resumed": false, "early_data": "none",
     });
-    assert_eq!(other["tls"], tls);
+    let mut told = other["tls"].clone();
+    let ja4 = told.as_object_mut().and_then(|tls| tls.remove("ja4"));
+    assert_eq!(told, tls);
+    let ja4 = ja4.expect("its ClientHello was seen").to_string();
+    assert!(ja4.starts_with("\"t12d"), "{ja4}");
     let flows = flows(&Capture::read(&capture).expect("a capture")).expect("flows");
     assert_eq!(
         (lines.len(), flows.len(), ids.len()),
@@ -275,7 +306,8 @@ fn the_namespace_is_that_of_the_process() {
         if !place.path("attach").exists() {
             mirror_tests::attach::compile(&place.path("attach"), &[]);
         }
-        let (pid, _) = client(&scenario, &scenario.words(&["open", "get:/get/1", "close"]));
+        let words = scenario.words(&["open", "get:/get/1", "close"]);
+        let (pid, _) = logged_client(&scenario, &words, &log);
         let line = await_lines(&log, seen.len() + 1).pop().expect("a line");
         assert_eq!(line["process"]["pid"], pid);
         assert_eq!(line["process"]["netns"], namespace);
@@ -337,7 +369,7 @@ fn names_that_programs_choose_break_nothing() {
     group.push(&inner.0);
     words.push(group);
     words.extend(["open", "get:/get/1", "close"].map(OsString::from));
-    let (_, connections) = client(&scenario, &words);
+    let (_, connections) = logged_client(&scenario, &words, &log);
     let line = await_lines(&log, 1).pop().expect("a line");
     agent.end_well();
     let text = |path: &Path| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
