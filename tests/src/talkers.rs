@@ -199,6 +199,18 @@ pub fn lost(said: &str) -> Option<u64> {
     before.rsplit(", ").next()?.split(' ').next()?.parse().ok()
 }
 
+/// What is missing of all that was seen is what is `told` to be, by whoever `said` this; no more than that, where the
+/// kernel gave a port twice, since it isn't known what is missing of those connections.
+///
+/// # Panics
+/// If it isn't.
+pub fn assert_missing(seen: &[Seen], truths: &Truths, told: u64, said: &str) {
+    let missing: u64 = seen.iter().map(|seen| seen.missing).sum();
+    let all_known = truths.values().all(Option::is_some);
+    let right = missing == told || !all_known && missing < told;
+    assert!(right, "{missing}, not {told}: {seen:?}: {said}");
+}
+
 fn look(flows: &[&Flow], truth: &Truth) -> Seen {
     let mut seen = Seen {
         place: truth.place,

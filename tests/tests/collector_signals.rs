@@ -15,7 +15,7 @@ use mirror_tests::sensor::{self, Sensor};
 use mirror_tests::service::Agent;
 use mirror_tests::sslcollector::binary;
 use mirror_tests::streams::{Flow, flows};
-use mirror_tests::talkers::{Seen, Talkers, Truths, found_ring_full, judge};
+use mirror_tests::talkers::{Seen, Talkers, Truths, assert_missing, found_ring_full, judge};
 use rustix::process::Signal;
 
 const PAGE: usize = 20_000;
@@ -95,9 +95,8 @@ fn fate(all: &[Flow], truths: &Truths) -> Vec<Seen> {
 }
 
 /// Nothing is there twice, and nothing is missing but what never came to the agent that says this.
-fn assert_whole(seen: &[Seen], said: &str) {
-    let missing: u64 = seen.iter().map(|seen| seen.missing).sum();
-    assert_eq!(missing, found_ring_full(said), "{seen:?}: {said}");
+fn assert_whole(seen: &[Seen], truths: &Truths, said: &str) {
+    assert_missing(seen, truths, found_ring_full(said), said);
     assert!(
         seen.iter().all(|seen| seen.repeated == 0),
         "{seen:?}: {said}"
@@ -174,7 +173,7 @@ fn a_reload_takes_what_was_decided_and_begins_another_file() {
     // Nothing of one who stays is missing, whatever happened to the files meanwhile.
     let seen = fate(&all, &truths);
     assert!(seen.iter().any(|seen| seen.flows > 1), "{seen:?}");
-    assert_whole(&seen, &said);
+    assert_whole(&seen, &truths, &said);
     // Of the other one there is what had come, and it ends there.
     let seen = fate(&all, &revoked);
     assert!(
@@ -220,5 +219,5 @@ fn an_end_puts_out_what_it_acknowledged_and_agents_go_to_the_next() {
     let seen = judge(&all, &truths);
     // What was open is in both.
     assert!(seen.iter().any(|seen| seen.flows == 2), "{seen:?}");
-    assert_whole(&seen, &told);
+    assert_whole(&seen, &truths, &told);
 }

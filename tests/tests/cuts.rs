@@ -16,7 +16,7 @@ use mirror_tests::sensor::{self, Sensor};
 use mirror_tests::service::Agent;
 use mirror_tests::sslcollector::binary;
 use mirror_tests::streams::{Flow, flows};
-use mirror_tests::talkers::{Seen, Talkers, Truths, found_ring_full, judge, lost};
+use mirror_tests::talkers::{Seen, Talkers, Truths, assert_missing, found_ring_full, judge, lost};
 use mirror_tests::way::Way;
 use rustix::process::Signal;
 
@@ -185,8 +185,7 @@ fn cuts_of_the_way_lose_nothing_and_show_in_no_flow() {
     let said = agent.end_well();
     let seen = judge(&scenario.flows(), &truths);
     assert!(!seen.is_empty());
-    let missing = total(&seen, |seen| seen.missing);
-    assert_eq!(missing, found_ring_full(&said), "{seen:?}: {said}");
+    assert_missing(&seen, &truths, found_ring_full(&said), &said);
     for seen in &seen {
         assert_eq!((seen.repeated, seen.flows), (0, 1), "{seen:?}: {said}");
     }
@@ -209,14 +208,7 @@ fn a_collector_that_is_killed_is_followed_by_another() {
     let said = agent.end_well();
     let seen = judge(&scenario.flows(), &truths);
     // Programs may say more than the window holds before the next collector has taken what waits.
-    let (missing, told) = (total(&seen, |seen| seen.missing), lost(&said).unwrap_or(0));
-    // Of ports that the kernel gave twice it isn't known what is missing.
-    let all_known = truths.values().all(Option::is_some);
-    assert!(missing <= told, "{missing} of {told}: {seen:?}: {said}");
-    assert!(
-        !all_known || missing == told,
-        "{missing}, not {told}: {seen:?}: {said}"
-    );
+    assert_missing(&seen, &truths, lost(&said).unwrap_or(0), &said);
     // The window at its largest: what repeats is what wasn't acknowledged.
     let repeated = total(&seen, |seen| seen.repeated);
     assert!(repeated <= cuts() as u64 * (64 << 20), "{seen:?}");
