@@ -1,8 +1,8 @@
 //! Sees handshakes on the host's interfaces: a thread for each, with libpcap, in immediate mode.
 //!
 //! A filter in the kernel lets SYNs, ClientHellos and ServerHellos through and nothing else: no other
-//! packet reaches the agent. It knows which hellos have begun ([`super::ebpf`]), or passes those segments only
-//! with which one begins ([`super::filter`]).
+//! packet reaches the agent. It knows which hellos have begun (`super::ebpf`), or passes those segments only
+//! with which one begins (`super::filter`).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

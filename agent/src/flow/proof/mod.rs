@@ -23,7 +23,7 @@
 //! No cookie and no right to ask leave a claim unproven, unless the socket is seen to be another's. That a cookie is another connection's isn't looked for: all
 //! sockets would have to be listed, and addresses that nobody has take nothing from anybody.
 //!
-//! All but [`kernel`] and [`process`] is pure.
+//! All but `kernel` and `process` is pure.
 
 pub mod kernel;
 pub mod message;
