@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use agent::output::leave_cutting_to_kernel;
 use anyhow::{Context, bail};
@@ -11,6 +12,10 @@ use anyhow::{Context, bail};
 const FAR_SUFFIX: &str = "-tap";
 /// The kernel takes no longer names.
 const NAME_BYTES: usize = 15;
+
+/// How long the kernel may take to say that a new pair runs: it looks about once a second.
+const CARRIER: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A route that refuses is in the kernel's table, too (RTF_REJECT of <linux/route.h>).
 const REFUSES: u32 = 0x0200;
@@ -48,9 +53,21 @@ pub(crate) fn make(name: &str) -> anyhow::Result<Option<String>> {
             "up",
         ])?;
     }
+    await_carrier(name)?;
     Ok(Some(format!(
         "made {name} and its other end {far}: a sensor may listen at either; `ip link del {name}` removes both"
     )))
+}
+
+/// Packets that are sent before don't count as sent. One that takes longer is waited for as any that is down.
+fn await_carrier(name: &str) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while !ip(&["-oneline", "link", "show", "dev", name])?.contains("state UP")
+        && begin.elapsed() < CARRIER
+    {
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn exists(name: &str) -> bool {
@@ -61,7 +78,7 @@ fn exists(name: &str) -> bool {
     })
 }
 
-fn ip(words: &[&str]) -> anyhow::Result<()> {
+fn ip(words: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("ip").args(words).stdin(Stdio::null()).output();
     let output = match output {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -73,7 +90,7 @@ fn ip(words: &[&str]) -> anyhow::Result<()> {
         let why = String::from_utf8_lossy(&output.stderr);
         bail!("`ip {}` failed: {}", words.join(" "), why.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Whether packets for anybody leave by this interface.
