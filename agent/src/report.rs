@@ -7,7 +7,7 @@ mod tunnel;
 
 pub(crate) use self::outputs::{log_lines, packets, reader_losses, sending_losses};
 
-use agent::flow::FlowStats;
+use agent::flow::{CaptureStats, FlowStats};
 use agent::intake::{IntakeStats, Refusal};
 use agent::real::RealStats;
 
@@ -23,8 +23,8 @@ pub(crate) struct Counts {
     pub(crate) flow: FlowStats,
     /// What each output has done.
     pub(crate) outputs: Vec<BranchStats>,
-    /// Handshakes are watched on the wire.
-    pub(crate) watching: bool,
+    /// What was seen of handshakes on the wire, where they are watched.
+    pub(crate) capture: Option<CaptureStats>,
     /// Who was found behind proxies, where that is asked for.
     pub(crate) real: Option<RealStats>,
 }
@@ -203,7 +203,9 @@ impl Counts {
     fn limits(&self) -> impl Iterator<Item = String> {
         let flow = &self.flow;
         let unknown = self.intake.excluded_unknown + flow.excluded_unknown;
-        let why = if self.watching {
+        let capture = self.capture.unwrap_or_default();
+        let unread = capture.kernel_dropped + capture.facts_dropped;
+        let why = if self.capture.is_some() {
             "the handshake wasn't seen on a watched interface"
         } else {
             "the library has no socket, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
@@ -233,6 +235,22 @@ impl Counts {
                 format!(
                     "{} with placeholder addresses (192.0.2.0/24, 198.51.100.0/24): {why}",
                     counted(flow.unbound, "session"),
+                ),
+            ),
+            (
+                capture.failed,
+                format!(
+                    "{} ceased to show handshakes: sessions there have no addresses but their sockets'; once it is back, restart sslcollector",
+                    counted(capture.failed, "interface"),
+                ),
+            ),
+            (
+                unread,
+                format!(
+                    "{} of handshakes unread: {} came faster than they were read, {} faster than sessions were looked for",
+                    counted(unread, "part"),
+                    capture.kernel_dropped,
+                    capture.facts_dropped,
                 ),
             ),
             (

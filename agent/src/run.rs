@@ -377,7 +377,7 @@ impl Agent<'_> {
             flow: *self.mapper.stats(),
             outputs: self.column.stats(),
             real: self.column.real_stats(),
-            watching: self.capture.is_some(),
+            capture: self.capture.as_ref().map(Capture::stats),
         }
     }
 

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mirror_tests::client::PYTHON;
-use mirror_tests::network::{HOST, Listener, Network, PEER};
+use mirror_tests::network::{HOST, Listener, Network, PEER, enter_new_namespace, ip};
 use mirror_tests::place::Place;
-use mirror_tests::process::{Process, output_of, run};
+use mirror_tests::process::{Process, output_of, run, until};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
+use mirror_tests::service::Agent;
 use mirror_tests::sslcollector;
 use mirror_tests::streams::{Flow, flows};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const TEXT: &[u8] = b"said over memory BIOs";
@@ -200,4 +202,22 @@ fn servers_are_found_by_theirs() {
             assert!(word(flow, "ja4").is_some(), "{case}: {}", flow.comment);
         }
     }
+}
+
+/// An agent goes on without it, and its report says what that means.
+#[test]
+fn an_interface_that_goes_is_in_the_report() {
+    enter_new_namespace();
+    ip("link add gone0 type veth peer name gone1");
+    ip("link set gone0 up");
+    let place = Place::new(&[]);
+    let agent = Agent::start(&place, &place.path("capture.pcapng"), &["-I", "gone0"]);
+    ip("link del gone0");
+    until("its end in the report", || {
+        agent.process.signal(Signal::USR1);
+        let said = agent.said();
+        said.contains("1 interface ceased to show handshakes")
+            .then_some(())
+    });
+    agent.end_well();
 }
