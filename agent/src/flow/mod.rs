@@ -20,6 +20,7 @@ pub mod proof;
 pub mod wire;
 
 pub(crate) mod bounded;
+mod describe;
 mod ebpf;
 mod filter;
 mod held;
@@ -32,6 +33,7 @@ mod release;
 mod session;
 mod stats;
 mod twin;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

@@ -1,209 +1,20 @@
-//! When a waiting session's flow begins, and as what.
+//! A session's flow begins, with all that was held back for it, and ends.
 
-use mirror_hook::event::{Announcement, EarlyData, Role};
-use sha2::{Digest, Sha256};
+use mirror_hook::event::Announcement;
 
-use super::binder::Randoms;
-use super::held::{Held, HeldChange};
+use super::describe::{Joins, verify};
+use super::held::HeldChange;
 use super::live::LiveFlow;
 use super::mapper::Mapper;
-use super::placeholder::placeholder;
-use super::proof::{Sockets, Unproven, Verdict, judge};
+use super::proof::{Unproven, Verdict};
 use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
-use crate::event::{
-    Binding, Continued, FlowId, FlowInfo, FlowSink, MonotonicTime, SessionKey, Settled, Side, Tuple,
-};
+use crate::event::{Binding, FlowId, FlowSink, MonotonicTime, SessionKey, Settled, Side};
 use crate::filter::Excluded;
 
 impl Mapper {
-    /// Begins the session's flow if all is known that it needs; else sees to it that it doesn't
-    /// wait for ever.
-    pub(super) fn try_release(
-        &mut self,
-        key: SessionKey,
-        now: MonotonicTime,
-        sink: &mut dyn FlowSink,
-    ) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        if !matches!(session.state, State::Waiting(_)) || !session.known.is_complete() {
-            return;
-        }
-        let found = session.found().is_some();
-        let randoms = session.known.randoms();
-        let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
-        let role = session.known.role;
-        let inherited = session.known.announcement == Announcement::Inherited;
-        let live = |randoms| {
-            Some(
-                self.flows
-                    .get(self.live_ids.get(&shared_id(&randoms))?)?
-                    .role,
-            )
-        };
-        let live = randoms.and_then(live);
-        // A flow that goes on has its addresses, and so has the other end's.
-        let goes_on = inherited && live == Some(role);
-        let is_twin = live.is_some_and(|other| other != role);
-        if !goes_on && !is_twin {
-            verify(session, &mut *self.claims);
-        }
-        let known = session.known.tuple().is_some() || found;
-        let doubted = session.known.verdict() == Some(Verdict::Doubtful);
-        // The hello of one that begins has passed by now; its frame may still be on its way to here.
-        let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
-        let awaits_fingerprint = known && is_new && randoms.is_some();
-        let may_wait = self.config.capture || doubted;
-        if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
-            return self.release(key, now, sink);
-        }
-        let State::Waiting(waiting) = &mut session.state else {
-            return;
-        };
-        let patience_ns = match known {
-            true => self.config.fingerprint_timeout_ns,
-            false => self.config.bind_timeout_ns,
-        };
-        if !waiting.for_addresses {
-            waiting.for_addresses = true;
-            if let Some(old) = waiting.deadline.take() {
-                self.deadlines.remove(&(old, key));
-            }
-            let deadline = MonotonicTime(now.0.saturating_add(patience_ns));
-            waiting.deadline = Some(deadline);
-            self.deadlines.insert((deadline, key));
-        }
-        if !waiting.awaits_wire
-            && let Some(randoms) = randoms
-        {
-            waiting.awaits_wire = true;
-            self.awaited.entry(randoms).or_default().push(key);
-        }
-    }
-
-    /// A waiting session's deadline has passed.
-    pub(super) fn deadline_passed(
-        &mut self,
-        key: SessionKey,
-        now: MonotonicTime,
-        sink: &mut dyn FlowSink,
-    ) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let State::Waiting(waiting) = &mut session.state else {
-            return;
-        };
-        waiting.deadline = None;
-        if session.known.early == EarlyData::Pending {
-            // Whether this text ever reached anybody isn't known: better late than wrong. But the
-            // other flows needn't wait for it.
-            self.waiting.remove(&(waiting.opened, key));
-        } else if session.known.is_complete() || waiting.held.has_text() {
-            self.release(key, now, sink);
-        } else {
-            // A handshake that takes long has nothing to tell yet.
-            self.waiting.remove(&(waiting.opened, key));
-        }
-    }
-
-    /// A waiting session is over: what hasn't been decided yet won't be.
-    pub(super) fn settle(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
-        let Some(session) = self.sessions.get(&key) else {
-            return;
-        };
-        let State::Waiting(waiting) = &session.state else {
-            return;
-        };
-        if session.known.is_complete() {
-            if session.known.verdict() == Some(Verdict::Doubtful) {
-                return self.release(key, now, sink);
-            }
-            return; // its addresses may still be seen
-        }
-        let unanswered = session.known.early == EarlyData::Pending;
-        if waiting.held.has_text() && !unanswered {
-            return self.release(key, now, sink);
-        }
-        if let Some((_, mut waiting)) = self.take_waiting(key) {
-            let dropped = waiting.held.drop_sent();
-            if unanswered {
-                self.stats.early_unanswered_bytes += dropped;
-            }
-            self.stats.handshakes_failed += 1;
-        }
-    }
-
-    /// Lets a session go as it is, because the agent ends.
-    pub(super) fn release_anyhow(
-        &mut self,
-        key: SessionKey,
-        now: MonotonicTime,
-        sink: &mut dyn FlowSink,
-    ) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let State::Waiting(waiting) = &mut session.state else {
-            return;
-        };
-        if session.known.early == EarlyData::Pending {
-            let before = waiting.held.charge();
-            self.stats.early_unanswered_bytes += waiting.held.drop_sent();
-            self.held_bytes -= before - waiting.held.charge();
-        }
-        if session.known.is_complete() || waiting.held.has_text() {
-            self.release(key, now, sink);
-        } else {
-            self.take_waiting(key);
-        }
-    }
-
-    pub(super) fn sessions_waiting(&self) -> Vec<SessionKey> {
-        let mut keys: Vec<_> = self
-            .sessions
-            .iter()
-            .filter_map(|(key, session)| match &session.state {
-                State::Waiting(waiting) => Some((waiting.opened, *key)),
-                _ => None,
-            })
-            .collect();
-        keys.sort();
-        keys.into_iter().map(|(_, key)| key).collect()
-    }
-
-    /// Makes room for another event of `length` bytes if the session waits. False: there is none.
-    pub(super) fn has_room(
-        &mut self,
-        key: SessionKey,
-        length: usize,
-        now: MonotonicTime,
-        sink: &mut dyn FlowSink,
-    ) -> bool {
-        let Some(session) = self.sessions.get(&key) else {
-            return true;
-        };
-        let State::Waiting(waiting) = &session.state else {
-            return true;
-        };
-        let cost = Held::cost(length);
-        if waiting.held.charge() + cost <= self.config.session_bytes
-            && self.held_bytes + cost <= self.config.total_bytes
-        {
-            return true;
-        }
-        if session.known.early == EarlyData::Pending {
-            return false;
-        }
-        self.stats.unbound_for_space += u64::from(session.known.tuple().is_none());
-        self.release(key, now, sink);
-        true
-    }
-
     /// Begins the session's flow with what is known, and replays what it said so far.
-    fn release(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
+    pub(super) fn release(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
         // A parent comes first, and its children are there before anything of it is told: else its end
         // would be the flow's.
         let family = self.family_waiting(key);
@@ -360,15 +171,6 @@ impl Mapper {
         std::iter::once(same[first]).chain(rest.copied()).collect()
     }
 
-    /// Whether the filters exclude a session of which all is known that will be.
-    fn excluded(&self, session: &Session) -> Option<Excluded> {
-        let policy = session.policy.as_deref()?;
-        let is_asked = policy.takes_wire() && session.known.tuple().is_none();
-        let wire = is_asked.then(|| self.on_wire(session)).flatten();
-        let wire = wire.or_else(|| session.found()).map(|(tuple, _)| tuple);
-        policy.judge(&session.known.facts(wire))
-    }
-
     fn replay(&mut self, session: &mut Session, waiting: &Waiting, sink: &mut dyn FlowSink) {
         let stats = &mut self.stats;
         match &mut session.state {
@@ -406,7 +208,7 @@ impl Mapper {
     }
 
     /// Takes a waiting session out of the table and of every index.
-    fn take_waiting(&mut self, key: SessionKey) -> Option<(Session, Waiting)> {
+    pub(super) fn take_waiting(&mut self, key: SessionKey) -> Option<(Session, Waiting)> {
         let session = self.sessions.get(&key)?;
         if !matches!(session.state, State::Waiting(_)) {
             return None;
@@ -430,127 +232,6 @@ impl Mapper {
             }
         }
         Some((session, waiting))
-    }
-
-    /// The id of a session's flow, and whether that is one that exists.
-    fn identify(&self, key: SessionKey, session: &Session) -> (FlowId, Joins) {
-        let Some(randoms) = session.known.randoms() else {
-            return (self.own_id(key, None), Joins::Nothing);
-        };
-        let id = shared_id(&randoms);
-        let role = session.known.role;
-        if let Some(number) = self.live_ids.get(&id)
-            && let Some(flow) = self.flows.get(number)
-        {
-            if flow.role != role {
-                return (id, Joins::Twin);
-            }
-            let inherited = session.known.announcement == Announcement::Inherited;
-            if inherited && flow.may_be_joined_by(session.process.uid) {
-                return (id, Joins::Parent(*number));
-            }
-        } else {
-            match self.recent.get(&id) {
-                None => return (id, Joins::Nothing),
-                Some(recent) if recent.role != role => return (id, Joins::Twin),
-                Some(_) => {}
-            }
-        }
-        // The connection was put out once already: what comes now is a flow of its own, with other
-        // sequence numbers.
-        (self.own_id(key, Some(&id)), Joins::Nothing)
-    }
-
-    /// An id from the agent's own numbers.
-    fn own_id(&self, key: SessionKey, after: Option<&FlowId>) -> FlowId {
-        let hash = Sha256::new()
-            .chain_update(b"tls-mirror session\0")
-            .chain_update(self.config.seed)
-            .chain_update(key.ring.to_be_bytes())
-            .chain_update(key.connection.to_be_bytes())
-            .chain_update(after.map_or([0; 16], |id| id.0));
-        cut(&hash.finalize().into())
-    }
-
-    fn describe(&mut self, id: FlowId, session: &mut Session) -> FlowInfo {
-        let randoms = session.known.randoms();
-        let wire = randoms
-            .and_then(|randoms| self.binder.find(&randoms))
-            .cloned();
-        let on_wire = self.on_wire(session);
-        let found = session.found();
-        // What was doubted and is seen on the wire, or was believed before, was true.
-        let shown = found.or(on_wire).map(|(tuple, _)| tuple);
-        let known = &mut session.known;
-        if known.verdict() == Some(Verdict::Doubtful) {
-            known.set_verdict(Verdict::Unproven(Unproven::Gone));
-            if shown.is_none() || known.tuple() != shown {
-                known.set_verdict(Verdict::Doubtful);
-            }
-        }
-        let known = &session.known;
-        let (tuple, binding) = match (known.tuple(), on_wire) {
-            (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
-            (Some(tuple), _) => (tuple, Binding::Socket),
-            (None, Some(found)) => found,
-            (None, None) => (self.placeholder(), Binding::Placeholder),
-        };
-        let (tuple, binding) = found.unwrap_or((tuple, binding));
-        let wire_prefix = wire.as_ref().and_then(|wire| wire.clear_prefix);
-        let hello = wire.and_then(|wire| wire.hello);
-        FlowInfo {
-            id,
-            tuple,
-            binding,
-            proof: known.verdict().map(Verdict::proof),
-            process: std::sync::Arc::clone(&session.process),
-            role: known.role,
-            announcement: known.announcement,
-            transport: known.transport,
-            sni: known.sni.clone().or_else(|| hello.as_ref()?.sni.clone()),
-            alpn: known.alpn.clone(),
-            tls_version: known.tls_version,
-            cipher: known.cipher,
-            resumed: known.resumed,
-            early: known.early,
-            clear_prefix: match known.role {
-                Role::Client => known.clear_prefix_sent.or(wire_prefix),
-                Role::Server => wire_prefix,
-            },
-            continued: session
-                .continued
-                .map(|Continued { base, .. }| match known.role {
-                    Role::Client => base,
-                    Role::Server => (base.1, base.0),
-                }),
-            ja4: hello.map(|hello| hello.ja4.clone()),
-            agent: None,
-            real_client: None,
-        }
-    }
-
-    /// What the wire tells of the addresses of a session that tells none. Where it shows several on the way, those are
-    /// its own that are a socket's in its process's network.
-    fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
-        let randoms = session.known.randoms()?;
-        let wire = self.binder.find(&randoms)?;
-        if let Some(sockets) = self.sockets.as_deref() {
-            let mut tuples = self.binder.tuples(&randoms.0);
-            if !tuples.contains(&wire.tuple) {
-                tuples.push(wire.tuple);
-            }
-            if tuples.len() > 1 {
-                tuples.retain(|tuple| sockets.has(&session.process, session.known.role, tuple));
-                if let [tuple] = tuples[..] {
-                    return Some((tuple, Binding::Wire));
-                }
-            }
-        }
-        let binding = match wire.ambiguous {
-            true => Binding::WireAmbiguous,
-            false => Binding::Wire,
-        };
-        Some((wire.tuple, binding))
     }
 
     /// Moves a flow that has ended to the recent ones.
@@ -592,47 +273,4 @@ impl Mapper {
             Comparison::Incomparable => self.stats.twins_incomparable += 1,
         }
     }
-
-    fn placeholder(&mut self) -> Tuple {
-        let tuple = placeholder(self.next_placeholder);
-        self.next_placeholder += 1;
-        tuple
-    }
-}
-
-/// Asks about what a session says of its socket, unless that was done.
-fn verify(session: &mut Session, sockets: &mut dyn Sockets) {
-    if session.known.verdict().is_none()
-        && let Some(claim) = session.known.claim()
-    {
-        let verdict = judge(&claim, &session.process, sockets);
-        session.known.set_verdict(verdict);
-    }
-}
-
-/// Which flow a session belongs to.
-enum Joins {
-    /// Its own.
-    Nothing,
-    /// That of the process that forked it.
-    Parent(u64),
-    /// The same, and the flow knows.
-    Already(u64),
-    /// The other end's.
-    Twin,
-}
-
-/// The id that both ends give a session: of public values, without a secret, on purpose.
-fn shared_id(randoms: &Randoms) -> FlowId {
-    let hash = Sha256::new()
-        .chain_update(b"tls-mirror flow\0")
-        .chain_update(randoms.0)
-        .chain_update(randoms.1);
-    cut(&hash.finalize().into())
-}
-
-fn cut(hash: &[u8; 32]) -> FlowId {
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash[..16]);
-    FlowId(id)
 }

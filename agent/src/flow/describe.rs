@@ -1,0 +1,187 @@
+//! Which flow a session is, whose it is, and what is told of it.
+
+use mirror_hook::event::{Announcement, Role};
+use sha2::{Digest, Sha256};
+
+use super::binder::Randoms;
+use super::mapper::Mapper;
+use super::placeholder::placeholder;
+use super::proof::{Sockets, Unproven, Verdict, judge};
+use super::session::Session;
+use crate::event::{Binding, Continued, FlowId, FlowInfo, SessionKey, Tuple};
+use crate::filter::Excluded;
+
+impl Mapper {
+    /// The id of a session's flow, and whether that is one that exists.
+    pub(super) fn identify(&self, key: SessionKey, session: &Session) -> (FlowId, Joins) {
+        let Some(randoms) = session.known.randoms() else {
+            return (self.own_id(key, None), Joins::Nothing);
+        };
+        let id = shared_id(&randoms);
+        let role = session.known.role;
+        if let Some(number) = self.live_ids.get(&id)
+            && let Some(flow) = self.flows.get(number)
+        {
+            if flow.role != role {
+                return (id, Joins::Twin);
+            }
+            let inherited = session.known.announcement == Announcement::Inherited;
+            if inherited && flow.may_be_joined_by(session.process.uid) {
+                return (id, Joins::Parent(*number));
+            }
+        } else {
+            match self.recent.get(&id) {
+                None => return (id, Joins::Nothing),
+                Some(recent) if recent.role != role => return (id, Joins::Twin),
+                Some(_) => {}
+            }
+        }
+        // The connection was put out once already: what comes now is a flow of its own, with other
+        // sequence numbers.
+        (self.own_id(key, Some(&id)), Joins::Nothing)
+    }
+
+    /// An id from the agent's own numbers.
+    fn own_id(&self, key: SessionKey, after: Option<&FlowId>) -> FlowId {
+        let hash = Sha256::new()
+            .chain_update(b"tls-mirror session\0")
+            .chain_update(self.config.seed)
+            .chain_update(key.ring.to_be_bytes())
+            .chain_update(key.connection.to_be_bytes())
+            .chain_update(after.map_or([0; 16], |id| id.0));
+        cut(&hash.finalize().into())
+    }
+
+    pub(super) fn describe(&mut self, id: FlowId, session: &mut Session) -> FlowInfo {
+        let randoms = session.known.randoms();
+        let wire = randoms
+            .and_then(|randoms| self.binder.find(&randoms))
+            .cloned();
+        let on_wire = self.on_wire(session);
+        let found = session.found();
+        // What was doubted and is seen on the wire, or was believed before, was true.
+        let shown = found.or(on_wire).map(|(tuple, _)| tuple);
+        let known = &mut session.known;
+        if known.verdict() == Some(Verdict::Doubtful) {
+            known.set_verdict(Verdict::Unproven(Unproven::Gone));
+            if shown.is_none() || known.tuple() != shown {
+                known.set_verdict(Verdict::Doubtful);
+            }
+        }
+        let known = &session.known;
+        let (tuple, binding) = match (known.tuple(), on_wire) {
+            (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
+            (Some(tuple), _) => (tuple, Binding::Socket),
+            (None, Some(found)) => found,
+            (None, None) => (self.placeholder(), Binding::Placeholder),
+        };
+        let (tuple, binding) = found.unwrap_or((tuple, binding));
+        let wire_prefix = wire.as_ref().and_then(|wire| wire.clear_prefix);
+        let hello = wire.and_then(|wire| wire.hello);
+        FlowInfo {
+            id,
+            tuple,
+            binding,
+            proof: known.verdict().map(Verdict::proof),
+            process: std::sync::Arc::clone(&session.process),
+            role: known.role,
+            announcement: known.announcement,
+            transport: known.transport,
+            sni: known.sni.clone().or_else(|| hello.as_ref()?.sni.clone()),
+            alpn: known.alpn.clone(),
+            tls_version: known.tls_version,
+            cipher: known.cipher,
+            resumed: known.resumed,
+            early: known.early,
+            clear_prefix: match known.role {
+                Role::Client => known.clear_prefix_sent.or(wire_prefix),
+                Role::Server => wire_prefix,
+            },
+            continued: session
+                .continued
+                .map(|Continued { base, .. }| match known.role {
+                    Role::Client => base,
+                    Role::Server => (base.1, base.0),
+                }),
+            ja4: hello.map(|hello| hello.ja4.clone()),
+            agent: None,
+            real_client: None,
+        }
+    }
+
+    /// What the wire tells of the addresses of a session that tells none. Where it shows several on the way, those are
+    /// its own that are a socket's in its process's network.
+    fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
+        let randoms = session.known.randoms()?;
+        let wire = self.binder.find(&randoms)?;
+        if let Some(sockets) = self.sockets.as_deref() {
+            let mut tuples = self.binder.tuples(&randoms.0);
+            if !tuples.contains(&wire.tuple) {
+                tuples.push(wire.tuple);
+            }
+            if tuples.len() > 1 {
+                tuples.retain(|tuple| sockets.has(&session.process, session.known.role, tuple));
+                if let [tuple] = tuples[..] {
+                    return Some((tuple, Binding::Wire));
+                }
+            }
+        }
+        let binding = match wire.ambiguous {
+            true => Binding::WireAmbiguous,
+            false => Binding::Wire,
+        };
+        Some((wire.tuple, binding))
+    }
+
+    /// Whether the filters exclude a session of which all is known that will be.
+    pub(super) fn excluded(&self, session: &Session) -> Option<Excluded> {
+        let policy = session.policy.as_deref()?;
+        let is_asked = policy.takes_wire() && session.known.tuple().is_none();
+        let wire = is_asked.then(|| self.on_wire(session)).flatten();
+        let wire = wire.or_else(|| session.found()).map(|(tuple, _)| tuple);
+        policy.judge(&session.known.facts(wire))
+    }
+
+    fn placeholder(&mut self) -> Tuple {
+        let tuple = placeholder(self.next_placeholder);
+        self.next_placeholder += 1;
+        tuple
+    }
+}
+
+/// Asks about what a session says of its socket, unless that was done.
+pub(super) fn verify(session: &mut Session, sockets: &mut dyn Sockets) {
+    if session.known.verdict().is_none()
+        && let Some(claim) = session.known.claim()
+    {
+        let verdict = judge(&claim, &session.process, sockets);
+        session.known.set_verdict(verdict);
+    }
+}
+
+/// Which flow a session belongs to.
+pub(super) enum Joins {
+    /// Its own.
+    Nothing,
+    /// That of the process that forked it.
+    Parent(u64),
+    /// The same, and the flow knows.
+    Already(u64),
+    /// The other end's.
+    Twin,
+}
+
+/// The id that both ends give a session: of public values, without a secret, on purpose.
+pub(super) fn shared_id(randoms: &Randoms) -> FlowId {
+    let hash = Sha256::new()
+        .chain_update(b"tls-mirror flow\0")
+        .chain_update(randoms.0)
+        .chain_update(randoms.1);
+    cut(&hash.finalize().into())
+}
+
+fn cut(hash: &[u8; 32]) -> FlowId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    FlowId(id)
+}

@@ -1,0 +1,197 @@
+//! How long a session waits, for the end of its handshake and for its addresses, and when it is let go.
+
+use mirror_hook::event::{Announcement, EarlyData};
+
+use super::describe::{shared_id, verify};
+use super::held::Held;
+use super::mapper::Mapper;
+use super::proof::Verdict;
+use super::session::State;
+use crate::event::{FlowSink, MonotonicTime, SessionKey};
+
+impl Mapper {
+    /// Begins the session's flow if all is known that it needs; else sees to it that it doesn't
+    /// wait for ever.
+    pub(super) fn try_release(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        if !matches!(session.state, State::Waiting(_)) || !session.known.is_complete() {
+            return;
+        }
+        let found = session.found().is_some();
+        let randoms = session.known.randoms();
+        let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
+        let role = session.known.role;
+        let inherited = session.known.announcement == Announcement::Inherited;
+        let live = |randoms| {
+            Some(
+                self.flows
+                    .get(self.live_ids.get(&shared_id(&randoms))?)?
+                    .role,
+            )
+        };
+        let live = randoms.and_then(live);
+        // A flow that goes on has its addresses, and so has the other end's.
+        let goes_on = inherited && live == Some(role);
+        let is_twin = live.is_some_and(|other| other != role);
+        if !goes_on && !is_twin {
+            verify(session, &mut *self.claims);
+        }
+        let known = session.known.tuple().is_some() || found;
+        let doubted = session.known.verdict() == Some(Verdict::Doubtful);
+        // The hello of one that begins has passed by now; its frame may still be on its way to here.
+        let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
+        let awaits_fingerprint = known && is_new && randoms.is_some();
+        let may_wait = self.config.capture || doubted;
+        if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
+            return self.release(key, now, sink);
+        }
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        let patience_ns = match known {
+            true => self.config.fingerprint_timeout_ns,
+            false => self.config.bind_timeout_ns,
+        };
+        if !waiting.for_addresses {
+            waiting.for_addresses = true;
+            if let Some(old) = waiting.deadline.take() {
+                self.deadlines.remove(&(old, key));
+            }
+            let deadline = MonotonicTime(now.0.saturating_add(patience_ns));
+            waiting.deadline = Some(deadline);
+            self.deadlines.insert((deadline, key));
+        }
+        if !waiting.awaits_wire
+            && let Some(randoms) = randoms
+        {
+            waiting.awaits_wire = true;
+            self.awaited.entry(randoms).or_default().push(key);
+        }
+    }
+
+    /// A waiting session's deadline has passed.
+    pub(super) fn deadline_passed(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        waiting.deadline = None;
+        if session.known.early == EarlyData::Pending {
+            // Whether this text ever reached anybody isn't known: better late than wrong. But the
+            // other flows needn't wait for it.
+            self.waiting.remove(&(waiting.opened, key));
+        } else if session.known.is_complete() || waiting.held.has_text() {
+            self.release(key, now, sink);
+        } else {
+            // A handshake that takes long has nothing to tell yet.
+            self.waiting.remove(&(waiting.opened, key));
+        }
+    }
+
+    /// A waiting session is over: what hasn't been decided yet won't be.
+    pub(super) fn settle(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        let Some(session) = self.sessions.get(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &session.state else {
+            return;
+        };
+        if session.known.is_complete() {
+            if session.known.verdict() == Some(Verdict::Doubtful) {
+                return self.release(key, now, sink);
+            }
+            return; // its addresses may still be seen
+        }
+        let unanswered = session.known.early == EarlyData::Pending;
+        if waiting.held.has_text() && !unanswered {
+            return self.release(key, now, sink);
+        }
+        if let Some((_, mut waiting)) = self.take_waiting(key) {
+            let dropped = waiting.held.drop_sent();
+            if unanswered {
+                self.stats.early_unanswered_bytes += dropped;
+            }
+            self.stats.handshakes_failed += 1;
+        }
+    }
+
+    /// Lets a session go as it is, because the agent ends.
+    pub(super) fn release_anyhow(
+        &mut self,
+        key: SessionKey,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let State::Waiting(waiting) = &mut session.state else {
+            return;
+        };
+        if session.known.early == EarlyData::Pending {
+            let before = waiting.held.charge();
+            self.stats.early_unanswered_bytes += waiting.held.drop_sent();
+            self.held_bytes -= before - waiting.held.charge();
+        }
+        if session.known.is_complete() || waiting.held.has_text() {
+            self.release(key, now, sink);
+        } else {
+            self.take_waiting(key);
+        }
+    }
+
+    pub(super) fn sessions_waiting(&self) -> Vec<SessionKey> {
+        let mut keys: Vec<_> = self
+            .sessions
+            .iter()
+            .filter_map(|(key, session)| match &session.state {
+                State::Waiting(waiting) => Some((waiting.opened, *key)),
+                _ => None,
+            })
+            .collect();
+        keys.sort();
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Makes room for another event of `length` bytes if the session waits. False: there is none.
+    pub(super) fn has_room(
+        &mut self,
+        key: SessionKey,
+        length: usize,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) -> bool {
+        let Some(session) = self.sessions.get(&key) else {
+            return true;
+        };
+        let State::Waiting(waiting) = &session.state else {
+            return true;
+        };
+        let cost = Held::cost(length);
+        if waiting.held.charge() + cost <= self.config.session_bytes
+            && self.held_bytes + cost <= self.config.total_bytes
+        {
+            return true;
+        }
+        if session.known.early == EarlyData::Pending {
+            return false;
+        }
+        self.stats.unbound_for_space += u64::from(session.known.tuple().is_none());
+        self.release(key, now, sink);
+        true
+    }
+}
