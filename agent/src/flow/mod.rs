@@ -22,6 +22,7 @@ pub mod wire;
 pub(crate) mod bounded;
 mod describe;
 mod ebpf;
+mod events;
 mod filter;
 mod held;
 mod known;
