@@ -204,7 +204,7 @@ impl Counts {
         let flow = &self.flow;
         let unknown = self.intake.excluded_unknown + flow.excluded_unknown;
         let capture = self.capture.unwrap_or_default();
-        let unread = capture.kernel_dropped + capture.facts_dropped;
+        let unread = capture.kernel_dropped + capture.facts_dropped + capture.unfinished;
         let why = if self.capture.is_some() {
             "the handshake wasn't seen on a watched interface"
         } else {
@@ -247,10 +247,11 @@ impl Counts {
             (
                 unread,
                 format!(
-                    "{} of handshakes unread: {} came faster than they were read, {} faster than sessions were looked for",
+                    "{} of handshakes unread: {} came faster than they were read, {} faster than sessions were looked for; of {} the rest was never seen",
                     counted(unread, "part"),
                     capture.kernel_dropped,
                     capture.facts_dropped,
+                    capture.unfinished,
                 ),
             ),
             (

@@ -293,7 +293,7 @@ impl Agent<'_> {
             ..
         } = self;
         // The wire first: a session finds its handshake there already.
-        while let Some(fact) = capture.as_ref().and_then(Capture::next_fact) {
+        for fact in capture.iter().flat_map(Capture::facts) {
             mapper.wire_fact(fact, now, column);
         }
         let outcome = intake.poll(&mut |event| mapper.session_event(event, now, column));

@@ -7,7 +7,7 @@ use agent::flow::binder::Binder;
 use agent::flow::hellos::Hellos;
 use agent::flow::proof::message::{Reply, answer, question, reply};
 use agent::flow::proof::{Answer, Ends};
-use agent::flow::wire::{LinkType, WireFact, parse_frame};
+use agent::flow::wire::{LinkType, WireFact};
 use agent::output::{TextLimits, TextSummary};
 
 /// A packet from an interface; the first byte is its link type.
@@ -16,17 +16,22 @@ pub(crate) fn wire(bytes: &[u8]) {
         return;
     };
     let link = link_type(*link);
-    let Some(fact) = parse_frame(link, frame) else {
-        return;
+    let told = |frame: &[u8]| {
+        let mut facts = Vec::new();
+        Hellos::default().frame(link, frame, &mut |fact| facts.push(fact));
+        facts
     };
-    if let WireFact::ClientHello { tuple, .. } | WireFact::ServerHello { tuple, .. } = &fact {
-        assert_eq!(tuple.client.is_ipv4(), tuple.server.is_ipv4());
+    let facts = told(frame);
+    for fact in &facts {
+        if let WireFact::ClientHello { tuple, .. } | WireFact::ServerHello { tuple, .. } = fact {
+            assert_eq!(tuple.client.is_ipv4(), tuple.server.is_ipv4());
+        }
     }
-    // Less of it tells the same or nothing, never something else.
+    // Less of it tells less, never something else; unless the rest shows that it was no hello.
     for end in 0..frame.len() {
-        let cut = parse_frame(link, &frame[..end]);
+        let cut = told(&frame[..end]);
         assert!(
-            cut.is_none() || cut.as_ref() == Some(&fact),
+            facts.is_empty() || facts.starts_with(&cut),
             "{end} bytes: {cut:?}"
         );
     }
@@ -65,13 +70,12 @@ pub(crate) fn handshakes(bytes: &[u8]) {
                 } => {
                     assert!(clients.contains(&(*tuple, *random)));
                     assert!(hello.ja4.is_ascii() && hello.ja4.len() == 36, "{hello:?}");
-                    let names = hello.alpn.iter().chain(&hello.sni);
-                    for name in names {
-                        assert!(!name.contains(char::is_control), "{name:?}");
-                    }
+                    let name = hello.sni.as_deref().unwrap_or_default();
+                    assert!(!name.contains(char::is_control), "{name:?}");
+                    assert!(name.len() <= 4 * 255, "{name:?}");
                 }
                 WireFact::ServerHello { tuple, random } => servers.push((*tuple, *random)),
-                WireFact::Syn { .. } | WireFact::SynAck { .. } => {}
+                WireFact::Syn { .. } => {}
             }
             // Both randoms were on the connection that they are bound to, each in its direction.
             if let Some(randoms) = binder.observe(fact) {

@@ -8,6 +8,7 @@ Cases:
     asyncio          as asyncio does it
     cut:3,60         the first flight cut behind these bytes, each piece in a segment of its own
     long:1400        the same with a ClientHello of some 4,000 bytes
+    records:60       the first flight in records of so many bytes
     curve:NAME       only this curve is good enough for the server: a HelloRetryRequest
     resume           the session of the connection before goes on
 """
@@ -27,14 +28,16 @@ TEXT = b"said over memory BIOs"
 class Talk:
     """A connection by memory BIOs over a socket that only moves bytes."""
 
-    def __init__(self, raw, context, cuts, **options):
+    def __init__(self, raw, context, case, **options):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.raw, self.cuts = raw, cuts
+        self.raw, self.cuts, self.record = raw, numbers_of(case, "cut", "long"), numbers_of(case, "records")
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
 
     def flush(self):
         flight, at = self.outgoing.read(), 0
+        if flight and self.record:
+            flight = in_records(flight, self.record.pop())
         for end in [cut for cut in self.cuts if cut < len(flight)] + [len(flight)]:
             self.raw.sendall(flight[at:end])
             at = end
@@ -60,9 +63,16 @@ class Talk:
                 self.incoming.write(heard)
 
 
-def cuts_of(case):
+def numbers_of(case, *names):
     name, _, numbers = case.partition(":")
-    return [int(number) for number in numbers.split(",") if number] if name in ("cut", "long") else []
+    return [int(number) for number in numbers.split(",") if number] if name in names else []
+
+
+def in_records(flight, size):
+    """The same handshake message, which is one record's, in smaller ones."""
+    message = flight[5:]
+    parts = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(flight[:3] + struct.pack(">H", len(part)) + part for part in parts)
 
 
 def server_context(certificate, key, case):
@@ -76,7 +86,7 @@ def server_context(certificate, key, case):
 def serve(listener, context, count, case):
     for _ in range(count):
         raw, _ = listener.accept()
-        talk = Talk(raw, context, cuts_of(case), server_side=True)
+        talk = Talk(raw, context, case, server_side=True)
         talk.do(talk.tls.do_handshake)
         talk.do(talk.tls.write, talk.do(talk.tls.read, 1000))
         try:
@@ -148,7 +158,7 @@ def client(address, port, *cases):
         context, session = client_context(case), None
         if case == "resume":
             context, session = last
-        talk = Talk(raw, context, cuts_of(case), server_hostname="mirror.test", session=session)
+        talk = Talk(raw, context, case, server_hostname="mirror.test", session=session)
         talk.do(talk.tls.do_handshake)
         talk.do(talk.tls.write, TEXT)
         assert talk.do(talk.tls.read, 1000) == TEXT

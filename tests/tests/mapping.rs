@@ -143,6 +143,7 @@ fn clients_are_found_and_fingerprinted_by_their_hellos_in_pieces() {
         "cut:44,200",
         "long:1400",
         "long:3,1000,2000",
+        "records:30",
         "resume",
     ];
     for (host, peer) in HOST.into_iter().zip(PEER) {

@@ -74,7 +74,6 @@ impl Binder {
                 self.syns.insert(tuple, isn);
                 None
             }
-            WireFact::SynAck { .. } => None,
             WireFact::ClientHello {
                 tuple,
                 sequence,

@@ -50,7 +50,9 @@ impl Default for CaptureConfig {
 pub enum CaptureError {
     /// The right to capture (CAP_NET_RAW) is missing. Sessions whose library has no socket then
     /// get placeholder addresses.
-    #[error("no right to capture on {interface} (CAP_NET_RAW): {cause}")]
+    #[error(
+        "no right to capture on {interface}: {cause}; run as root, give sslcollector CAP_NET_RAW, or do without (-I none)"
+    )]
     NotPermitted {
         /// Which interface.
         interface: String,
@@ -66,7 +68,9 @@ pub enum CaptureError {
         cause: String,
     },
     /// Its frames begin with a header that isn't known here.
-    #[error("{interface} has link type {number}, which is not supported")]
+    #[error(
+        "{interface} has link type {number}, whose headers sslcollector can't read: watch another one, or all (-I any)"
+    )]
     LinkType {
         /// Which interface.
         interface: String,
@@ -97,6 +101,8 @@ pub struct CaptureStats {
     pub facts_dropped: u64,
     /// Frames thrown away by the kernel or the card, by their own count.
     pub kernel_dropped: u64,
+    /// Hellos of which a part was read and the rest never came.
+    pub unfinished: u64,
     /// Interfaces that ceased to deliver.
     pub failed: u64,
 }
@@ -107,6 +113,7 @@ struct Shared {
     frames: AtomicU64,
     facts: AtomicU64,
     facts_dropped: AtomicU64,
+    unfinished: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -198,9 +205,9 @@ impl Capture {
         OpenCapture::open(config)?.start()
     }
 
-    /// The next fact, if one has come; never waits.
-    pub fn next_fact(&self) -> Option<WireFact> {
-        self.facts.try_recv().ok()
+    /// The facts that have come; never waits, and ends in a storm, too.
+    pub fn facts(&self) -> impl Iterator<Item = WireFact> {
+        self.facts.try_iter().take(QUEUE)
     }
 
     /// What has been seen and missed so far.
@@ -214,6 +221,7 @@ impl Capture {
                 .iter()
                 .map(|one| one.load(Relaxed))
                 .sum(),
+            unfinished: self.shared.unfinished.load(Relaxed),
             failed: self.shared.failed.load(Relaxed),
         }
     }
@@ -273,20 +281,18 @@ fn open(
         interface: interface.to_owned(),
         cause,
     };
-    let set_filter = |source: &mut _| {
-        filter::set(source, &filter::tagged())
-            .or_else(|_| filter::set(source, &filter::untagged()))
-            .map_err(refused)
-    };
-    set_filter(&mut source)?;
+    // Until a filter is set everything passes, since the socket was opened: what does is looked at as the rest is, and
+    // tells nothing.
     let follows = load(link).and_then(|program| {
-        // libpcap itself runs the filter over what it finds in its buffer, and over one frame more: it would drop what
-        // the program alone passes. Between these two calls everything does.
+        // libpcap would run a filter of its own over what it finds in its buffer, and over one frame more, and drop what
+        // the program alone passes.
         source.filter("", true).map_err(std::io::Error::other)?;
         program.attach(source.as_fd())
     });
     if follows.is_err() {
-        set_filter(&mut source)?;
+        filter::set(&mut source, &filter::tagged())
+            .or_else(|_| filter::set(&mut source, &filter::untagged()))
+            .map_err(refused)?;
     }
     // Whoever takes over the agent sees no more by it than handshakes.
     lock_filter(source.as_fd()).map_err(|error| refused(error.to_string()))?;
@@ -296,7 +302,7 @@ fn open(
         complaint: follows.err().map(|error| {
             format!(
                 "on {interface} the kernel follows no hello over several segments ({error}): \
-                 of such no fingerprint, of some no addresses"
+                 of such no fingerprint, of some no addresses; the right to load programs (CAP_BPF) mends it"
             )
         }),
     })
@@ -317,6 +323,7 @@ fn watch(
                 shared.frames.fetch_add(1, Relaxed);
                 since_stats += 1;
                 let mut is_heard = true;
+                let given_up = hellos.unfinished();
                 hellos.frame(link, packet.data, &mut |fact| {
                     shared.facts.fetch_add(1, Relaxed);
                     match facts.try_send(fact) {
@@ -330,6 +337,8 @@ fn watch(
                 if !is_heard {
                     return;
                 }
+                let given_up = hellos.unfinished() - given_up;
+                shared.unfinished.fetch_add(given_up, Relaxed);
             }
             Err(pcap::Error::TimeoutExpired) => {}
             // Interrupted: the condition above ends the loop.

@@ -1,8 +1,8 @@
 //! The fuzz targets of packets from the wire, and of what programs say.
 
+use super::frames::frames;
 use super::hellos::tests::conversations;
 use super::proof::message::tests::samples;
-use super::wire::tests::frames;
 use crate::corpus::run;
 use crate::tunnel::batch::tests::info;
 

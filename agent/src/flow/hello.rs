@@ -15,15 +15,15 @@
 //! └ over TCP
 //! ```
 
+use std::fmt::Write;
+
 use sha2::{Digest, Sha256};
 
 /// What a ClientHello tells beside its random.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server's name; what isn't printable ASCII is escaped.
+    /// The server's name; what isn't printable ASCII is escaped. None that is longer than a host's can be.
     pub sni: Option<String>,
-    /// The protocols offered, in the client's order; escaped likewise.
-    pub alpn: Vec<String>,
     /// The fingerprint: 36 characters.
     pub ja4: String,
 }
@@ -36,6 +36,8 @@ const SUPPORTED_VERSIONS: u16 = 43;
 
 /// Of a message's header: type and length.
 const HEADER_BYTES: usize = 4;
+/// Of a host's name (RFC 1035 2.3.4): it is kept for as long as the handshake is remembered.
+const MAX_NAME: usize = 255;
 /// Digits of a hash that are kept.
 const HASH_DIGITS: usize = 12;
 
@@ -86,7 +88,8 @@ struct Said<'a> {
     versions: Vec<u16>,
     signatures: Vec<u16>,
     sni: Option<&'a [u8]>,
-    alpn: Vec<&'a [u8]>,
+    /// The first one.
+    alpn: Option<&'a [u8]>,
 }
 
 impl<'a> Said<'a> {
@@ -103,8 +106,8 @@ impl<'a> Said<'a> {
             SIGNATURE_ALGORITHMS => self.signatures = numbers(reader.vector16()?)?,
             ALPN => {
                 let mut names = Reader(reader.vector16()?);
-                while !names.0.is_empty() {
-                    self.alpn.push(names.vector8()?);
+                if !names.0.is_empty() {
+                    self.alpn = Some(names.vector8()?);
                 }
             }
             SUPPORTED_VERSIONS => self.versions = numbers(reader.vector8()?)?,
@@ -114,10 +117,9 @@ impl<'a> Said<'a> {
     }
 
     fn tell(self) -> ClientHello {
-        let text = |bytes: &&[u8]| bytes.escape_ascii().to_string();
+        let sni = self.sni.filter(|name| (1..=MAX_NAME).contains(&name.len()));
         ClientHello {
-            sni: self.sni.as_ref().filter(|name| !name.is_empty()).map(text),
-            alpn: self.alpn.iter().map(text).collect(),
+            sni: sni.map(|name| name.escape_ascii().to_string()),
             ja4: self.ja4(),
         }
     }
@@ -135,7 +137,7 @@ impl<'a> Said<'a> {
         } else {
             'i'
         };
-        let (first, last) = ends(self.alpn.first().copied().unwrap_or_default());
+        let (first, last) = ends(self.alpn.unwrap_or_default());
         let head = format!(
             "t{}{name}{:02}{:02}{first}{last}",
             version_digits(version.unwrap_or(self.legacy_version)),
@@ -186,11 +188,15 @@ fn ends(name: &[u8]) -> (char, char) {
 
 /// As four digits each, with commas between.
 fn listed(numbers: &[u16]) -> String {
-    let words: Vec<_> = numbers
-        .iter()
-        .map(|number| format!("{number:04x}"))
-        .collect();
-    words.join(",")
+    let mut words = String::with_capacity(5 * numbers.len());
+    for number in numbers {
+        if !words.is_empty() {
+            words.push(',');
+        }
+        // Writing to a string doesn't fail.
+        let _ = write!(words, "{number:04x}");
+    }
+    words
 }
 
 fn hash(words: &str) -> String {
@@ -315,7 +321,6 @@ pub(crate) mod tests {
         let hello = ClientHello::parse(&browser(0)).unwrap();
         assert_eq!(hello.ja4, "t13d1516h2_8daaf6152771_e5627efa2ab1");
         assert_eq!(hello.sni.as_deref(), Some("www.example.org"));
-        assert_eq!(hello.alpn, ["h2", "http/1.1"]);
     }
 
     #[test]
@@ -354,6 +359,19 @@ pub(crate) mod tests {
         let hello = message(&[1], &[extension(SERVER_NAME, &vector16(&name))]);
         let hello = ClientHello::parse(&hello).unwrap();
         assert_eq!(hello.sni.as_deref(), Some("a\\x1b[31m\\n"));
+    }
+
+    /// Anybody may send as many hellos as are remembered.
+    #[test]
+    fn no_name_is_longer_than_a_hosts() {
+        for (length, is_kept) in [(255, true), (256, false), (16_000, false)] {
+            let name = vec![b'a'; length];
+            let list = [&[0][..], &vector16(&name)].concat();
+            let hello = message(&[1], &[extension(SERVER_NAME, &vector16(&list))]);
+            let hello = ClientHello::parse(&hello).unwrap();
+            assert_eq!(hello.sni.is_some(), is_kept, "{length}");
+            assert!(hello.ja4.starts_with("t12d0101"), "{}", hello.ja4);
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Puts together hellos that come in several segments, and reads each ClientHello as a whole.
+//! Puts together hellos that come in several segments. The bytes come from a network: nothing is believed, and nothing
+//! can panic.
 //!
 //! ```text
 //! segment 22 3 1 …      random at once, if it is in there      rest of the message awaited
@@ -11,102 +12,101 @@
 use std::net::SocketAddr;
 
 use super::bounded::BoundedMap;
-use super::hello::ClientHello;
-use super::wire::{LinkType, RETRY_RANDOM, Segment, WireFact, parse_segment};
+use super::reading::{MAX_BYTES, Next, Reading, may_begin};
+use super::wire::{LinkType, Segment, WireFact, parse_segment};
 
-/// A record's header, and what it may hold (RFC 8446 5.1).
-const RECORD_HEADER: usize = 5;
-/// A handshake message's header.
-const MESSAGE_HEADER: usize = 4;
-/// Up to where the random goes: header, version, random.
-const WITH_RANDOM: usize = MESSAGE_HEADER + 2 + 32;
-/// A hello that is longer isn't read as a whole: records of one each would make five times that.
-const MAX_BYTES: usize = 18 * 1024;
-/// Pieces of one hello that wait for those before them.
+/// Pieces of one hello that wait for those before them; all of them together have [`MAX_BYTES`] at most.
 const MAX_PIECES: usize = 16;
-/// Hellos of which something is missing, at a time: at most 36 MiB.
+/// Hellos of which something is missing, at a time: 36 MiB of what they say.
 const CAPACITY: usize = 1024;
 
 /// Reads the frames of one interface, in their order.
 #[derive(Debug)]
 pub struct Hellos {
     begun: BoundedMap<(SocketAddr, SocketAddr), Begun>,
+    unfinished: u64,
 }
 
 /// A hello of which something is missing.
 #[derive(Debug)]
 struct Begun {
-    sequence: u32,
-    /// What follows it without a gap.
+    reading: Reading,
+    /// All that is known without a gap.
     bytes: Vec<u8>,
     /// What came before its time, by its place.
     early: Vec<(usize, Vec<u8>)>,
-    /// Its random has been told.
-    told: bool,
-}
-
-/// What a hello's first bytes are.
-enum Reading {
-    /// More is needed; what is there of the message.
-    Part(Vec<u8>),
-    /// The message.
-    Whole(Vec<u8>),
-    /// No hello.
-    Other,
 }
 
 impl Default for Hellos {
     fn default() -> Self {
         Self {
             begun: BoundedMap::new(CAPACITY),
+            unfinished: 0,
         }
     }
 }
 
 impl Hellos {
-    /// Reads a frame, as [`super::wire::parse_frame`] does, and tells what is known now.
+    /// Reads a frame, and tells what is known now.
     pub fn frame(&mut self, link: LinkType, frame: &[u8], tell: &mut dyn FnMut(WireFact)) {
         if let Some(segment) = parse_segment(link, frame) {
             self.segment(&segment, tell);
         }
     }
 
+    /// Hellos that were begun and given up so far: they contradicted themselves, were too long, or the rest never came.
+    pub fn unfinished(&self) -> u64 {
+        self.unfinished
+    }
+
     fn segment(&mut self, segment: &Segment<'_>, tell: &mut dyn FnMut(WireFact)) {
         let way = (segment.source, segment.destination);
-        if let Some(fact) = segment.opening() {
-            self.begun.remove(&way);
+        if let Some(fact) = segment.syn() {
+            self.give_up(&way);
             return tell(fact);
         }
         if segment.payload.is_empty() {
             return;
         }
         if let Some(begun) = self.begun.get_mut(&way) {
-            match begun.add(segment) {
-                Added::Elsewhere => {}
-                Added::Contradicts => {
+            let next = match begun.add(segment) {
+                Added::Elsewhere => None,
+                Added::Contradicts => Some(Next::Unfinished),
+                Added::Here => Some(begun.reading.advance(&begun.bytes, segment, tell)),
+            };
+            match next {
+                None => {}
+                Some(Next::More) => return,
+                Some(Next::Done) => {
                     self.begun.remove(&way);
                     return;
                 }
-                Added::Here => {
-                    if begun.advance(segment, tell) {
-                        self.begun.remove(&way);
-                    }
-                    return;
-                }
+                Some(Next::Unfinished) => return self.give_up(&way),
             }
         }
         if !may_begin(segment.payload) {
             return;
         }
-        let mut begun = Begun {
-            sequence: segment.sequence,
-            bytes: segment.payload.iter().take(MAX_BYTES).copied().collect(),
-            early: Vec::new(),
-            told: false,
-        };
-        if !begun.advance(segment, tell) {
-            self.begun.insert(way, begun);
+        // Most come in one segment, and are read where they lie.
+        let bytes = &segment.payload[..segment.payload.len().min(MAX_BYTES)];
+        let mut reading = Reading::new(segment.sequence);
+        match reading.advance(bytes, segment, tell) {
+            Next::Done => {}
+            Next::Unfinished => self.unfinished += 1,
+            Next::More => {
+                self.give_up(&way);
+                let begun = Begun {
+                    reading,
+                    bytes: bytes.to_vec(),
+                    early: Vec::new(),
+                };
+                self.unfinished += u64::from(self.begun.insert(way, begun));
+            }
         }
+    }
+
+    fn give_up(&mut self, way: &(SocketAddr, SocketAddr)) {
+        self.unfinished += u64::from(self.begun.remove(way).is_some());
     }
 }
 
@@ -122,165 +122,76 @@ enum Added {
 
 impl Begun {
     fn add(&mut self, segment: &Segment<'_>) -> Added {
-        let ahead = segment.sequence.wrapping_sub(self.sequence);
-        let Some(at) = usize::try_from(ahead).ok().filter(|at| *at < MAX_BYTES) else {
+        let Some((at, payload)) = self.place(segment) else {
             return Added::Elsewhere;
         };
-        let payload = &segment.payload[..segment.payload.len().min(MAX_BYTES - at)];
-        let overlap = self.bytes.get(at..).unwrap_or(&[]);
-        let common = overlap.len().min(payload.len());
-        if overlap[..common] != payload[..common] {
-            // A hello again, where the last one's end isn't known: of another connection.
-            return Added::Contradicts;
+        if at <= self.bytes.len() {
+            return match self.append(at, payload) {
+                true => self.take_early(),
+                false => Added::Contradicts,
+            };
         }
-        if at > self.bytes.len() {
-            if self.early.len() < MAX_PIECES {
-                self.early.push((at, payload.to_vec()));
-            }
-            return Added::Here;
-        }
-        self.bytes.extend_from_slice(&payload[common..]);
-        self.take_early()
-    }
-
-    /// Appends what came before its time and fits now.
-    fn take_early(&mut self) -> Added {
-        while let Some(place) = self
-            .early
-            .iter()
-            .position(|(at, _)| *at <= self.bytes.len())
+        let waiting: usize = self.early.iter().map(|(_, piece)| piece.len()).sum();
+        let is_there = |(place, piece): &(usize, Vec<u8>)| *place == at && piece == payload;
+        if self.early.len() < MAX_PIECES
+            && waiting + payload.len() <= MAX_BYTES
+            && !self.early.iter().any(is_there)
         {
-            let (at, piece) = self.early.swap_remove(place);
-            let overlap = &self.bytes[at..];
-            let common = overlap.len().min(piece.len());
-            if overlap[..common] != piece[..common] {
-                return Added::Contradicts;
-            }
-            self.bytes.extend_from_slice(&piece[common..]);
+            self.early.push((at, payload.to_vec()));
         }
         Added::Here
     }
 
-    /// Tells what is known now; true: nothing more is awaited.
-    fn advance(&mut self, segment: &Segment<'_>, tell: &mut dyn FnMut(WireFact)) -> bool {
-        let (message, is_whole) = match read(&self.bytes) {
-            Reading::Part(message) => (message, false),
-            Reading::Whole(message) => (message, true),
-            Reading::Other => return true,
-        };
-        let Some(random) = message.get(..WITH_RANDOM).and_then(<[u8]>::last_chunk) else {
+    /// Where in the hello a segment stands, and what of it is in there.
+    fn place<'a>(&self, segment: &Segment<'a>) -> Option<(usize, &'a [u8])> {
+        let ahead = segment.sequence.wrapping_sub(self.reading.sequence());
+        if let Some(at) = usize::try_from(ahead).ok().filter(|at| *at < MAX_BYTES) {
+            let length = segment.payload.len().min(MAX_BYTES - at);
+            return Some((at, &segment.payload[..length]));
+        }
+        // One that begins before it and reaches into it: sent again, together with what was said before.
+        let before = usize::try_from(ahead.wrapping_neg()).ok()?;
+        let inside = segment.payload.get(before..)?;
+        (!inside.is_empty()).then(|| (0, &inside[..inside.len().min(MAX_BYTES)]))
+    }
+
+    /// Puts in a piece that leaves no gap; false: it contradicts what is known.
+    fn append(&mut self, at: usize, piece: &[u8]) -> bool {
+        let known = &self.bytes[at..];
+        let common = known.len().min(piece.len());
+        if known[..common] != piece[..common] {
+            // Or it is a hello again, of another connection, where the last one's end isn't known.
             return false;
+        }
+        self.bytes.extend_from_slice(&piece[common..]);
+        true
+    }
+
+    /// Appends what came before its time and fits now.
+    fn take_early(&mut self) -> Added {
+        let fits = |begun: &Self| {
+            let mut early = begun.early.iter();
+            early.position(|(at, _)| *at <= begun.bytes.len())
         };
-        let random: [u8; 32] = *random;
-        if message[0] == SERVER_HELLO {
-            if random != RETRY_RANDOM {
-                let tuple = segment.tuple_if_server();
-                tell(WireFact::ServerHello { tuple, random });
+        while let Some(place) = fits(self) {
+            let (at, piece) = self.early.swap_remove(place);
+            if !self.append(at, &piece) {
+                return Added::Contradicts;
             }
-            return true;
         }
-        let tuple = segment.tuple_if_client();
-        if !std::mem::replace(&mut self.told, true) {
-            tell(WireFact::ClientHello {
-                tuple,
-                sequence: self.sequence,
-                random,
-            });
-        }
-        if is_whole && let Some(hello) = ClientHello::parse(&message) {
-            let hello = Box::new(hello);
-            tell(WireFact::Fingerprint {
-                tuple,
-                random,
-                hello,
-            });
-        }
-        is_whole || self.bytes.len() >= MAX_BYTES
-    }
-}
-
-const CLIENT_HELLO: u8 = 1;
-const SERVER_HELLO: u8 = 2;
-
-/// Whether a segment with this payload may be a hello's first.
-fn may_begin(payload: &[u8]) -> bool {
-    let is = |at: usize, values: &[u8]| payload.get(at).is_none_or(|byte| values.contains(byte));
-    is(0, &[22]) && is(1, &[3]) && is(5, &[CLIENT_HELLO, SERVER_HELLO])
-}
-
-/// Takes the message out of its records.
-fn read(mut bytes: &[u8]) -> Reading {
-    let mut message = Vec::new();
-    loop {
-        let is = |at: usize, value: u8| bytes.get(at).is_none_or(|byte| *byte == value);
-        if !is(0, 22) || !is(1, 3) {
-            return Reading::Other;
-        }
-        let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER) else {
-            return Reading::Part(message);
-        };
-        let length = usize::from(header[3]) << 8 | usize::from(header[4]);
-        if length == 0 || length > MAX_BYTES {
-            return Reading::Other; // RFC 8446 5.1: no empty fragments of handshake messages
-        }
-        let fragment = &rest[..length.min(rest.len())];
-        message.extend_from_slice(fragment);
-        match wanted(&message) {
-            Wanted::Nothing => return Reading::Other,
-            Wanted::More => {}
-            Wanted::Bytes(wanted) if message.len() >= wanted => {
-                message.truncate(wanted);
-                return Reading::Whole(message);
-            }
-            Wanted::Bytes(_) => {}
-        }
-        if fragment.len() < length || rest.len() == length {
-            return Reading::Part(message);
-        }
-        bytes = &rest[length..];
-    }
-}
-
-/// How long a message is that begins so.
-enum Wanted {
-    Bytes(usize),
-    More,
-    /// It is no hello.
-    Nothing,
-}
-
-fn wanted(message: &[u8]) -> Wanted {
-    let is = |at: usize, values: &[u8]| message.get(at).is_none_or(|byte| values.contains(byte));
-    if !is(0, &[CLIENT_HELLO, SERVER_HELLO]) || !is(4, &[3]) {
-        return Wanted::Nothing;
-    }
-    let Some(header) = message.first_chunk::<MESSAGE_HEADER>() else {
-        return Wanted::More;
-    };
-    let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
-    match usize::try_from(length) {
-        // Version, random, and the lengths of what follows (RFC 8446 4.1.2, 4.1.3).
-        Ok(length) if length >= 38 => Wanted::Bytes(MESSAGE_HEADER + length),
-        _ => Wanted::Nothing,
+        Added::Here
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::frames::{hello, ipv4, records, tcp};
+    use super::super::hello::ClientHello;
     use super::super::hello::tests::browser;
-    use super::super::wire::tests::{hello, ipv4, tcp};
+    use super::super::reading::RETRY_RANDOM;
     use super::*;
     use crate::event::Tuple;
     use proptest::prelude::*;
-
-    /// A message in records of at most so many bytes.
-    fn records(message: &[u8], most: usize) -> Vec<u8> {
-        let record = |part: &[u8]| {
-            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
-            [&[22, 3, 1][..], &length, part].concat()
-        };
-        message.chunks(most).flat_map(record).collect()
-    }
 
     /// For the corpus: raw packets, each with its length before it.
     pub(in super::super) fn conversations() -> [(&'static str, Vec<u8>); 4] {
@@ -387,9 +298,12 @@ pub(super) mod tests {
         let message = browser(1500);
         for most in [1, 3, 20, 37, 500] {
             let bytes = records(&message, most);
-            let bytes: Vec<_> = bytes.chunks(1400).enumerate().collect();
-            let pieces: Vec<_> = bytes.iter().map(|(n, piece)| (n * 1400, *piece)).collect();
-            assert_eq!(told(&pieces), whole(), "records of {most}");
+            for size in [1, 7, 1400] {
+                let pieces: Vec<_> = bytes.chunks(size).enumerate().collect();
+                let pieces: Vec<_> = pieces.iter().map(|(n, piece)| (n * size, *piece)).collect();
+                let facts = told(&pieces);
+                assert_eq!(facts, whole(), "records of {most}, pieces of {size}");
+            }
         }
     }
 
@@ -420,6 +334,18 @@ pub(super) mod tests {
         let facts = told(&[(0, &bytes[..1400]), (20_000, &bytes)]);
         assert_eq!(facts.len(), 3);
         assert_eq!(facts[2], whole()[1]);
+    }
+
+    /// Sent again together with what was said before it.
+    #[test]
+    fn a_piece_may_begin_before_the_hello() {
+        let bytes = records(&browser(1500), 16_384);
+        let again = [&[b'.'; 50][..], &bytes[..1400]].concat();
+        let facts = told(&[(50, &bytes[..400]), (0, &again), (1450, &bytes[1400..])]);
+        assert_eq!(facts[1..], whole()[1..]);
+        let other = [&[b'.'; 50][..], &bytes[1..400]].concat();
+        let facts = told(&[(50, &bytes[..400]), (0, &other), (450, &bytes[400..])]);
+        assert_eq!(facts.len(), 1, "{facts:?}");
     }
 
     #[test]
@@ -472,10 +398,53 @@ pub(super) mod tests {
             hellos.frame(LinkType::Raw, &packet, &mut tell);
         }
         assert_eq!(hellos.begun.len(), CAPACITY);
+        assert_eq!(hellos.unfinished(), 20_000 - CAPACITY as u64);
         let mut facts = 0;
         let packet = ipv4(&tcp(19_999, 443, 1401, 0x18, &bytes[1400..]));
         hellos.frame(LinkType::Raw, &packet, &mut |_| facts += 1);
         assert_eq!(facts, 1);
+    }
+
+    #[test]
+    fn pieces_that_wait_take_bounded_memory() {
+        let bytes = records(&browser(16_000), 16_384);
+        let mut hellos = Hellos::default();
+        let mut show = |at: usize| {
+            let piece = &bytes[at..bytes.len().min(at + 4000)];
+            let sequence = u32::try_from(at).unwrap();
+            let packet = ipv4(&tcp(5000, 443, sequence, 0x18, piece));
+            hellos.frame(LinkType::Raw, &packet, &mut |_| {});
+        };
+        show(0);
+        // All but the second one, so often that no two are the same.
+        (8000..8100).for_each(&mut show);
+        let way = (tuple().client, tuple().server);
+        let begun = hellos.begun.get(&way).unwrap();
+        let waiting: usize = begun.early.iter().map(|(_, piece)| piece.len()).sum();
+        assert!(waiting > 0 && waiting <= MAX_BYTES, "{waiting}");
+    }
+
+    #[test]
+    fn what_is_given_up_is_counted() {
+        let bytes = records(&browser(1500), 16_384);
+        let mut hellos = Hellos::default();
+        let mut show = |sequence: u32, flags: u8, payload: &[u8]| {
+            let packet = ipv4(&tcp(5000, 443, sequence, flags, payload));
+            hellos.frame(LinkType::Raw, &packet, &mut |_| {});
+            hellos.unfinished()
+        };
+        assert_eq!(show(0, 0x18, &bytes[..1400]), 0);
+        assert_eq!(show(1400, 0x18, &bytes[1400..]), 0, "this one is whole");
+        show(0, 0x18, &bytes[..1400]);
+        assert_eq!(show(0, 2, &[]), 1, "another connection begins");
+        show(0, 0x18, &bytes[..1400]);
+        assert_eq!(show(100, 0x18, &bytes[..1400]), 2, "it contradicts itself");
+        show(0, 0x18, &bytes[..1400]);
+        assert_eq!(show(1 << 20, 0x18, &bytes[..1400]), 3, "another one begins");
+        let long = records(&browser(20_000), 16_384);
+        let pieces = (1u32 << 24..).step_by(4000).zip(long.chunks(4000));
+        let counts = pieces.map(|(sequence, piece)| show(sequence, 0x18, piece));
+        assert_eq!(counts.last(), Some(5), "this one is too long");
     }
 
     proptest! {

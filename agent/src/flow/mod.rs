@@ -24,12 +24,15 @@ mod describe;
 mod ebpf;
 mod events;
 mod filter;
+#[cfg(test)]
+mod frames;
 mod held;
 mod known;
 mod live;
 mod mapper;
 mod own;
 mod placeholder;
+mod reading;
 mod release;
 mod session;
 mod stats;

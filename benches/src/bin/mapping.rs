@@ -198,7 +198,7 @@ fn storm(figures: &mut Figures) -> anyhow::Result<()> {
         let mut quiet = 0;
         while quiet < 200 {
             let mut any = false;
-            while let Some(fact) = capture.next_fact() {
+            for fact in capture.facts() {
                 any = true;
                 if let Some((random, _)) = binder.observe(fact) {
                     let number = u32::from_be_bytes([random[0], random[1], random[2], random[3]]);

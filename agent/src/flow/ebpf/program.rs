@@ -9,23 +9,24 @@
 //! ```
 //!
 //! A hello's window are the sequence numbers of its record, from its first segment to its end. Where the first
-//! segment hasn't even the record's length, it is [`UNKNOWN_BYTES`] long. It passes what is said in it, as often
-//! as it is said and in any order, but not before it begins. What passes is cut behind the hello.
+//! segment hasn't even the message's length, or the message goes on in other records, it is [`UNKNOWN_BYTES`] long. It
+//! passes what is said in it, as often as it is said and in any order, but not before it begins. What passes is cut
+//! behind the hello.
 
 use super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use super::assembler::{Assembler, Do, If, Instruction, Label, Register, Size};
-use crate::flow::wire::{EXTENSION_HEADERS, EXTENSIONS, HELLO_BYTES, LinkType};
+use crate::flow::reading::{MESSAGE_HEADER, RECORD_HEADER, WITH_RANDOM};
+use crate::flow::wire::{EXTENSION_HEADERS, EXTENSIONS, LinkType};
 
 /// Bytes of a key: addresses (IPv4's with zeros behind), ports, zeros.
 pub(super) const KEY_BYTES: u32 = 40;
 /// Bytes of a value: first sequence number, length of the window.
 pub(super) const VALUE_BYTES: u32 = 8;
 
-/// The window of a hello of which fewer bytes have come than tell its length.
+/// The window of a hello of which it isn't known where it ends.
 const UNKNOWN_BYTES: i32 = 4096;
-/// A record's header and what it may hold (RFC 8446 5.1, 5.2).
-const RECORD_HEADER: i32 = 5;
-const MAX_RECORD: i32 = RECORD_HEADER + 16_384 + 256;
+/// What a record may hold (RFC 8446 5.1, 5.2).
+const MAX_RECORD: i32 = 16_384 + 256;
 /// So far behind a window it is forgotten: else it were there again when the sequence numbers have gone round.
 const FORGET_BEHIND: i32 = 64 * 1024;
 
@@ -295,47 +296,51 @@ impl Writer {
 
     /// Passes what begins like a hello.
     fn beginning(&mut self) {
-        let (short, long, client, begin) = (self.label(), self.label(), self.label(), self.label());
-        self.program.jump_if(If::AtLeast, R8, 6, long);
-        // Fewer bytes than tell what it is.
+        let (long, client, open) = (self.label(), self.label(), self.label());
+        let (sized, begin) = (self.label(), self.label());
+        let headers = small(RECORD_HEADER + MESSAGE_HEADER);
+        self.program.jump_if(If::AtLeast, R8, headers, long);
+        // Fewer bytes than tell what it is, and how long.
         self.read(0, 1);
         self.buffer(Size::Byte, R1, 0);
         self.program.jump_if(If::NotEqual, R1, 22, self.drop);
-        self.program.jump_if(If::Below, R8, 2, short);
+        self.program.jump_if(If::Below, R8, 2, open);
         self.read(1, 1);
         self.buffer(Size::Byte, R1, 0);
         self.program.jump_if(If::NotEqual, R1, 3, self.drop);
-        self.program.place(short);
-        self.program.alu(Do::Move, R2, UNKNOWN_BYTES);
-        self.program.jump(begin);
+        self.program.jump(open);
 
         self.program.place(long);
-        // The kernel wants numbers at places that their size divides: the length of the record, here.
-        self.read_to(BUFFER + 1, 0, 6);
+        // The kernel wants numbers at places that their size divides: the lengths of record and message, here.
+        self.read_to(BUFFER + 1, 0, headers);
         self.buffer(Size::Byte, R1, 1);
         self.program.jump_if(If::NotEqual, R1, 22, self.drop);
         self.buffer(Size::Byte, R1, 2);
         self.program.jump_if(If::NotEqual, R1, 3, self.drop);
         self.buffer(Size::Half, R2, 4);
-        self.program.alu(Do::Add, R2, RECORD_HEADER);
+        self.program.jump_if(If::Equal, R2, 0, self.drop);
         self.program.jump_if(If::Above, R2, MAX_RECORD, self.drop);
+        self.program.alu(Do::Add, R2, small(RECORD_HEADER));
         self.buffer(Size::Byte, R1, 6);
         self.program.jump_if(If::Equal, R1, 1, client);
         self.program.jump_if(If::NotEqual, R1, 2, self.drop);
         // Of a server's hello only the random is wanted.
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_possible_wrap,
-            reason = "a small constant"
-        )]
-        const RANDOM_END: i32 = HELLO_BYTES as i32;
-        self.program.jump_if(If::Below, R2, RANDOM_END, client);
-        self.program.alu(Do::Move, R2, RANDOM_END);
+        let random_end = small(RECORD_HEADER + WITH_RANDOM);
+        self.program.jump_if(If::Below, R2, random_end, open);
+        self.program.alu(Do::Move, R2, random_end);
+        self.program.jump(sized);
+
         self.program.place(client);
-        let more = self.label();
-        self.program.jump_if_register(If::Above, R2, R8, more);
+        self.buffer(Size::Byte, R1, 7);
+        self.program.jump_if(If::NotEqual, R1, 0, open);
+        self.buffer(Size::Half, R1, 8);
+        self.program.alu(Do::Add, R1, headers);
+        self.program.jump_if_register(If::AtLeast, R2, R1, sized);
+        self.program.place(open);
+        self.program.alu(Do::Move, R2, UNKNOWN_BYTES);
+        self.program.place(sized);
+        self.program.jump_if_register(If::Above, R2, R8, begin);
         self.pass(R2);
-        self.program.place(more);
 
         self.program.place(begin);
         self.program.store(Size::Word, R10, VALUE, R9);
@@ -354,4 +359,13 @@ impl Writer {
         self.program.alu_register(Do::Add, R0, bytes);
         self.program.exit();
     }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "some bytes of headers"
+)]
+const fn small(bytes: usize) -> i32 {
+    bytes as i32
 }

@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::program::{KEY_BYTES, VALUE_BYTES, program};
 use super::syscall::tests::run;
 use super::syscall::{create_map, load_socket_filter};
+use crate::flow::frames::{ethernet, hello, ipv4, ipv6, ipv6_extended, records, tcp};
 use crate::flow::hello::tests::browser;
 use crate::flow::wire::LinkType;
-use crate::flow::wire::tests::{ethernet, hello, ipv4, ipv6, ipv6_extended, tcp};
 
 struct Kernel {
     program: OwnedFd,
@@ -61,9 +61,7 @@ impl Kernel {
 const HEADERS: usize = 20 + 32;
 
 fn long_hello() -> Vec<u8> {
-    let message = browser(1500);
-    let length = u16::try_from(message.len()).unwrap().to_be_bytes();
-    [&[22, 3, 1][..], &length, &message].concat()
+    records(&browser(1500), 16_384)
 }
 
 #[test]
@@ -116,7 +114,7 @@ fn a_hello_in_segments_passes_and_nothing_behind_it() {
     };
     let hello = long_hello();
     let stream = [&hello[..], &[23; 3000]].concat();
-    for (port, size) in (5000..).zip([1, 2, 5, 6, 42, 100, 1400]) {
+    for (port, size) in (5000..).zip([1, 2, 5, 6, 8, 9, 42, 100, 1400]) {
         let mut passed = 0;
         for (n, piece) in stream.chunks(size).enumerate() {
             let sequence = u32::MAX
@@ -125,9 +123,37 @@ fn a_hello_in_segments_passes_and_nothing_behind_it() {
             passed += kernel.payload(port, sequence, piece);
         }
         // Where the first piece doesn't tell how long it is, some more may be its.
-        let expected = if size < 6 { 4096 } else { hello.len() };
+        let expected = if size < 9 { 4096 } else { hello.len() };
         assert_eq!(passed, expected, "pieces of {size}");
     }
+}
+
+/// Somebody who doesn't want to be read cuts a hello into many records.
+#[test]
+fn a_hello_in_records_passes_and_not_much_behind_it() {
+    let Some(kernel) = kernel(LinkType::Raw) else {
+        return;
+    };
+    let mut port = 0;
+    let mut passed = |stream: &[u8], size: usize| -> usize {
+        port += 1;
+        let pieces = (0u32..).zip(stream.chunks(size));
+        let at = |n: u32| n * u32::try_from(size).unwrap();
+        pieces
+            .map(|(n, piece)| kernel.payload(port, at(n), piece))
+            .sum()
+    };
+    for most in [4, 37, 60, 1000] {
+        let stream = [&records(&browser(1500), most)[..], &[23; 6000]].concat();
+        for size in [9, 100, 1400, 3000] {
+            let passed = passed(&stream, size);
+            assert_eq!(passed, 4096, "records of {most}, pieces of {size}");
+        }
+    }
+    let server = [&records(&hello(2, [7; 32])[5..], 20)[..], &[23; 6000]].concat();
+    assert_eq!(passed(&server, 1400), 4096);
+    // There are no empty records in a handshake.
+    assert_eq!(passed(&[22, 3, 1, 0, 0, 1, 0, 0, 40, 3, 3], 11), 0);
 }
 
 #[test]

@@ -11,7 +11,6 @@ fn fingerprinted(connection: u8, tuple: Tuple) -> WireFact {
         random: randoms(connection).0,
         hello: Box::new(ClientHello {
             sni: Some("wire.example".to_owned()),
-            alpn: Vec::new(),
             ja4: "t13d".to_owned(),
         }),
     }
