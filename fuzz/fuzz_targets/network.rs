@@ -78,7 +78,7 @@ pub(crate) fn handshakes(bytes: &[u8]) {
                 WireFact::Syn { .. } => {}
             }
             // Both randoms were on the connection that they are bound to, each in its direction.
-            if let Some(randoms) = binder.observe(fact) {
+            for randoms in binder.observe(fact) {
                 let tuple = binder.find(&randoms).expect("what was just bound").tuple;
                 assert!(clients.contains(&(tuple, randoms.0)));
                 assert!(servers.contains(&(tuple, randoms.1)));

@@ -52,12 +52,16 @@ impl Mapper {
         cut(&hash.finalize().into())
     }
 
+    /// What is told of a flow that begins.
     pub(super) fn describe(&mut self, id: FlowId, session: &mut Session) -> FlowInfo {
         let randoms = session.known.randoms();
-        let wire = randoms
-            .and_then(|randoms| self.binder.find(&randoms))
-            .cloned();
-        let on_wire = self.on_wire(session);
+        let wire = randoms.and_then(|randoms| self.binder.find(&randoms));
+        let wire = wire.map(|wire| (wire.clear_prefix, wire.hello.clone()));
+        let (wire_prefix, hello) = wire.unwrap_or_default();
+        let on_wire = match session.known.tuple() {
+            Some(_) => None,
+            None => self.on_wire(session),
+        };
         let found = session.found();
         // What was doubted and is seen on the wire, or was believed before, was true.
         let shown = found.or(on_wire).map(|(tuple, _)| tuple);
@@ -76,8 +80,6 @@ impl Mapper {
             (None, None) => (self.placeholder(), Binding::Placeholder),
         };
         let (tuple, binding) = found.unwrap_or((tuple, binding));
-        let wire_prefix = wire.as_ref().and_then(|wire| wire.clear_prefix);
-        let hello = wire.and_then(|wire| wire.hello);
         FlowInfo {
             id,
             tuple,
@@ -114,16 +116,17 @@ impl Mapper {
     fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
         let randoms = session.known.randoms()?;
         let wire = self.binder.find(&randoms)?;
-        if let Some(sockets) = self.sockets.as_deref() {
-            let mut tuples = self.binder.tuples(&randoms.0);
-            if !tuples.contains(&wire.tuple) {
-                tuples.push(wire.tuple);
-            }
-            if tuples.len() > 1 {
-                tuples.retain(|tuple| sockets.has(&session.process, session.known.role, tuple));
-                if let [tuple] = tuples[..] {
-                    return Some((tuple, Binding::Wire));
-                }
+        // A client's answer may not have come all the way yet. A server sends its own, so that a hello without one is
+        // another's, who may have said again what this one said.
+        let is_client = session.known.role == Role::Client;
+        let others = self.binder.candidates(&randoms);
+        let others =
+            others.filter(|(tuple, answered)| *tuple != wire.tuple && (*answered || is_client));
+        let mut tuples: Vec<_> = others.map(|(tuple, _)| tuple).collect();
+        if let Some(sockets) = self.sockets.as_deref().filter(|_| !tuples.is_empty()) {
+            tuples.push(wire.tuple);
+            if let [tuple] = sockets.own(&session.process, session.known.role, &tuples)[..] {
+                return Some((tuple, Binding::Wire));
             }
         }
         let binding = match wire.ambiguous {

@@ -47,6 +47,8 @@ pub struct MapperConfig {
     pub bind_timeout_ns: u64,
     /// How long one with a socket waits for its fingerprint, which the wire shows, in nanoseconds.
     pub fingerprint_timeout_ns: u64,
+    /// The same where the wire has shown nothing of its connection so far: it may not be watched there.
+    pub unseen_timeout_ns: u64,
     /// How long a session may wait for the end of its handshake, in nanoseconds. (Not when it
     /// sent 0-RTT data that the server may still refuse.)
     pub handshake_timeout_ns: u64,
@@ -74,6 +76,7 @@ impl Default for MapperConfig {
             capture: false,
             bind_timeout_ns: 500_000_000,
             fingerprint_timeout_ns: 100_000_000,
+            unseen_timeout_ns: 30_000_000,
             handshake_timeout_ns: 2_000_000_000,
             session_bytes: 4 << 20,
             total_bytes: 64 << 20,
@@ -192,12 +195,11 @@ impl Mapper {
 
     /// Takes what the wire shows of a handshake.
     pub fn wire_fact(&mut self, fact: WireFact, now: MonotonicTime, sink: &mut dyn FlowSink) {
-        let Some(randoms) = self.binder.observe(fact) else {
-            return;
-        };
-        // Each takes itself out of the table.
-        for key in self.awaited.get(&randoms).cloned().unwrap_or_default() {
-            self.try_release(key, now, sink);
+        for randoms in self.binder.observe(fact) {
+            // Each takes itself out of the table.
+            for key in self.awaited.get(&randoms).cloned().unwrap_or_default() {
+                self.try_release(key, now, sink);
+            }
         }
     }
 

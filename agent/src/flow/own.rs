@@ -1,6 +1,7 @@
 //! Which of several addresses a process itself knows a connection by: on its way they may be translated.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mirror_hook::event::Role;
@@ -9,8 +10,8 @@ use crate::event::{ProcessInfo, Tuple};
 
 /// The sockets of processes' network namespaces.
 pub trait Sockets: std::fmt::Debug {
-    /// Whether there is one with these addresses, where the process is. False: no, or nobody can say.
-    fn has(&self, process: &ProcessInfo, role: Role, tuple: &Tuple) -> bool;
+    /// Those of these addresses that a socket has where the process is. None: no socket has, or nobody can say.
+    fn own(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple>;
 }
 
 /// As `/proc/PID/net/tcp` and `tcp6` show them, proc_pid_net(5). Read from its beginning for each question, which is
@@ -19,15 +20,25 @@ pub trait Sockets: std::fmt::Debug {
 pub struct ProcSockets;
 
 impl Sockets for ProcSockets {
-    fn has(&self, process: &ProcessInfo, role: Role, tuple: &Tuple) -> bool {
-        let ends = match role {
-            Role::Client => (tuple.client, tuple.server),
-            Role::Server => (tuple.server, tuple.client),
-        };
-        ["tcp", "tcp6"].into_iter().any(|table| {
-            fs::read_to_string(format!("/proc/{}/net/{table}", process.pid))
-                .is_ok_and(|text| text.lines().filter_map(ends_of).any(|found| found == ends))
-        })
+    fn own(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
+        let mut own = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let Ok(file) = File::open(format!("/proc/{}/net/{table}", process.pid)) else {
+                continue;
+            };
+            let lines = BufReader::new(file).lines().map_while(Result::ok);
+            for (local, remote) in lines.filter_map(|line| ends_of(&line)) {
+                let (client, server) = match role {
+                    Role::Client => (local, remote),
+                    Role::Server => (remote, local),
+                };
+                let tuple = Tuple { client, server };
+                if tuples.contains(&tuple) && !own.contains(&tuple) {
+                    own.push(tuple);
+                }
+            }
+        }
+        own
     }
 }
 
@@ -73,13 +84,14 @@ mod tests {
                 pid: std::process::id(),
                 ..ProcessInfo::default()
             };
-            assert!(ProcSockets.has(&process, Role::Client, &tuple));
-            assert!(ProcSockets.has(&process, Role::Server, &tuple));
             let mut other = tuple;
             other.client.set_ip("192.0.2.1".parse().unwrap());
-            assert!(!ProcSockets.has(&process, Role::Client, &other));
+            let asked = [other, tuple];
+            for role in [Role::Client, Role::Server] {
+                assert_eq!(ProcSockets.own(&process, role, &asked), [tuple]);
+            }
             let nobody = ProcessInfo::default();
-            assert!(!ProcSockets.has(&nobody, Role::Client, &tuple));
+            assert_eq!(ProcSockets.own(&nobody, Role::Client, &asked), []);
         }
     }
 

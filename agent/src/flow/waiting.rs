@@ -47,7 +47,7 @@ impl Mapper {
         let doubted = session.known.verdict() == Some(Verdict::Doubtful);
         // The hello of one that begins has passed by now; its frame may still be on its way to here.
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
-        let awaits_fingerprint = known && is_new && randoms.is_some();
+        let awaits_fingerprint = known && is_new && !is_twin && randoms.is_some();
         let may_wait = self.config.capture || doubted;
         if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
             return self.release(key, now, sink);
@@ -55,9 +55,10 @@ impl Mapper {
         let State::Waiting(waiting) = &mut session.state else {
             return;
         };
-        let patience_ns = match known {
-            true => self.config.fingerprint_timeout_ns,
-            false => self.config.bind_timeout_ns,
+        let patience_ns = match session.known.tuple() {
+            _ if !known => self.config.bind_timeout_ns,
+            Some(tuple) if !self.binder.has_seen(&tuple) => self.config.unseen_timeout_ns,
+            _ => self.config.fingerprint_timeout_ns,
         };
         if !waiting.for_addresses {
             waiting.for_addresses = true;

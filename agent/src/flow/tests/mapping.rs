@@ -43,21 +43,25 @@ impl Bench {
 #[test]
 fn a_session_with_a_socket_gets_its_fingerprint_and_waits_no_longer() {
     // Before it is announced, behind it, and never.
-    for shown in [Some(0), Some(20), None] {
+    for shown in [Some(0), Some(40), None] {
         let mut bench = Bench::capturing();
+        let show = |bench: &mut Bench| {
+            let facts = hellos(1, tuple(1));
+            facts.into_iter().for_each(|fact| bench.shows(fact));
+        };
+        bench.shows(WireFact::Syn {
+            tuple: tuple(1),
+            isn: 0,
+        });
         if shown == Some(0) {
-            hellos(1, tuple(1))
-                .into_iter()
-                .for_each(|fact| bench.shows(fact));
+            show(&mut bench);
         }
         bench.open(1, 1, with_socket(1, Role::Client));
         bench.say(1, 1, Role::Client, Sent, 0, 100);
+        bench.at(40);
         assert_eq!(bench.checker.order.len(), usize::from(shown == Some(0)));
-        if shown == Some(20) {
-            bench.at(20);
-            hellos(1, tuple(1))
-                .into_iter()
-                .for_each(|fact| bench.shows(fact));
+        if shown == Some(40) {
+            show(&mut bench);
             assert_eq!(bench.checker.order.len(), 1);
         }
         bench.at(100);
@@ -67,6 +71,21 @@ fn a_session_with_a_socket_gets_its_fingerprint_and_waits_no_longer() {
         assert_eq!(flow.info.sni.as_deref(), shown.map(|_| "wire.example"));
         assert_eq!(flow.delivered, 100);
     }
+}
+
+/// An interface that isn't watched.
+#[test]
+fn a_session_of_which_the_wire_shows_nothing_hardly_waits() {
+    let mut bench = Bench::capturing();
+    bench.shows(WireFact::Syn {
+        tuple: tuple(2),
+        isn: 0,
+    });
+    bench.open(1, 1, with_socket(1, Role::Client));
+    bench.at(29);
+    assert!(bench.checker.order.is_empty());
+    bench.at(30);
+    assert_eq!(bench.checker.only().info.binding, Binding::Socket);
 }
 
 #[test]
@@ -100,8 +119,10 @@ fn of_two_hellos_of_one_client_the_first_is_its_fingerprint() {
 struct Told(Vec<Tuple>);
 
 impl Sockets for Told {
-    fn has(&self, _process: &ProcessInfo, _role: Role, tuple: &Tuple) -> bool {
-        self.0.contains(tuple)
+    fn own(&self, _process: &ProcessInfo, _role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
+        let mut own = self.0.clone();
+        own.retain(|tuple| tuples.contains(tuple));
+        own
     }
 }
 
@@ -169,6 +190,33 @@ fn a_replayed_hello_never_binds_another_session() {
             let info = &bench.checker.only().info;
             assert_eq!((info.tuple, info.binding), (own, Binding::Wire));
         }
+    }
+}
+
+/// Somebody makes a server's answer to another's hello, says what it says under that one's eyes, and is gone before the
+/// sockets are looked at: the other connection, which is alive, isn't the one.
+#[test]
+fn who_says_anothers_hello_again_does_not_speak_in_its_name() {
+    let (own, victim) = (tuple(1), tuple(2));
+    for answered in [true, false] {
+        let mut bench = Bench::capturing();
+        bench.mapper.ask_sockets(Box::new(Told(vec![victim])));
+        let (again, hello) = (hellos(1, own), hellos(1, victim));
+        hello[..2].iter().for_each(|fact| bench.shows(fact.clone()));
+        if answered {
+            bench.shows(WireFact::ServerHello {
+                tuple: victim,
+                random: [9; 32],
+            });
+        }
+        again.into_iter().for_each(|fact| bench.shows(fact));
+        bench.open(1, 1, done(1, Role::Server));
+        let info = &bench.checker.only().info;
+        assert_eq!(
+            (info.tuple, info.binding),
+            (own, Binding::Wire),
+            "{answered}"
+        );
     }
 }
 
