@@ -1,7 +1,10 @@
 """TLS without a socket of the library's: by asyncio, and by memory BIOs whose bytes go out in pieces as asked.
 
-    bio.py server ADDRESS CERT KEY COUNT CASE      prints its port, says back what it hears on COUNT connections
-    bio.py client ADDRESS PORT CASE…               one connection each; prints its port, and `resumed` if it was
+    bio.py server ADDRESS CERT KEY COUNT CASE [LOG]  prints its port, says back what it hears on COUNT connections
+    bio.py client ADDRESS PORT CASE…                 one connection each; prints its port, and `resumed` if it was
+    bio.py crowd ADDRESS PORT COUNT AT_ONCE          so many short connections by asyncio, each reset at its end
+
+A server's log has a line for each connection: the client's address and port, and what it heard.
 
 Cases:
 
@@ -11,10 +14,13 @@ Cases:
     records:60       the first flight in records of so many bytes
     curve:NAME       only this curve is good enough for the server: a HelloRetryRequest
     resume           the session of the connection before goes on
+    held             it stays open until there is a line on standard input
+    replayed:FROM    before it is said, the first flight is said from the address FROM, and answered
 """
 
 import asyncio
 import fcntl
+import os
 import socket
 import ssl
 import struct
@@ -31,11 +37,15 @@ class Talk:
     def __init__(self, raw, context, case, **options):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.raw, self.cuts, self.record = raw, numbers_of(case, "cut", "long"), numbers_of(case, "records")
+        self.replayed = case.partition("replayed:")[2]
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
 
     def flush(self):
         flight, at = self.outgoing.read(), 0
+        if flight and self.replayed:
+            self.replay(flight, self.replayed)
+            self.replayed = None
         if flight and self.record:
             flight = in_records(flight, self.record.pop())
         for end in [cut for cut in self.cuts if cut < len(flight)] + [len(flight)]:
@@ -48,6 +58,12 @@ class Talk:
                 time.sleep(0.001)
         if flight:
             self.cuts = []
+
+    def replay(self, flight, source):
+        other = socket.create_connection(self.raw.getpeername()[:2], source_address=(source, 0))
+        other.sendall(flight)
+        assert other.recv(1) == b"\x16", "another ServerHello"
+        self.other = other  # stays open as long as this one
 
     def do(self, call, *arguments):
         while True:
@@ -83,12 +99,18 @@ def server_context(certificate, key, case):
     return context
 
 
-def serve(listener, context, count, case):
+def record(log, peer, text):
+    print(*peer[:2], text.decode(), file=log, flush=True)
+
+
+def serve(listener, context, count, case, log):
     for _ in range(count):
-        raw, _ = listener.accept()
+        raw, peer = listener.accept()
         talk = Talk(raw, context, case, server_side=True)
         talk.do(talk.tls.do_handshake)
-        talk.do(talk.tls.write, talk.do(talk.tls.read, 1000))
+        text = talk.do(talk.tls.read, 1000)
+        record(log, peer, text)
+        talk.do(talk.tls.write, text)
         try:
             talk.tls.unwrap()
         except ssl.SSLWantReadError:
@@ -100,31 +122,37 @@ def serve(listener, context, count, case):
         raw.close()
 
 
-async def serve_asyncio(listener, context, count):
+async def serve_asyncio(listener, context, count, log):
     left, done = [count], asyncio.Event()
 
     async def answer(reader, writer):
-        writer.write(await reader.readexactly(len(TEXT)))
-        await writer.drain()
-        await reader.read()
+        text = await reader.readexactly(len(TEXT))
+        record(log, writer.get_extra_info("peername"), text)
+        writer.write(text)
+        try:
+            await writer.drain()
+            await reader.read()
+        except ConnectionError:
+            pass  # a client of the crowd
         writer.close()
         left[0] -= 1
         if not left[0]:
             done.set()
 
-    await asyncio.start_server(answer, sock=listener, ssl=context)
+    await asyncio.start_server(answer, sock=listener, ssl=context, backlog=1000)
     await done.wait()
 
 
-def server(address, certificate, key, count, case):
+def server(address, certificate, key, count, case, log=os.devnull):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, 0), family=family)
     print(listener.getsockname()[1], flush=True)
     context = server_context(certificate, key, case)
-    if case == "asyncio":
-        asyncio.run(serve_asyncio(listener, context, int(count)))
-    else:
-        serve(listener, context, int(count), case)
+    with open(log, "w") as log:
+        if case == "asyncio":
+            asyncio.run(serve_asyncio(listener, context, int(count), log))
+        else:
+            serve(listener, context, int(count), case, log)
 
 
 def client_context(case):
@@ -162,12 +190,40 @@ def client(address, port, *cases):
         talk.do(talk.tls.do_handshake)
         talk.do(talk.tls.write, TEXT)
         assert talk.do(talk.tls.read, 1000) == TEXT
-        print(raw.getsockname()[1], "resumed" if talk.tls.session_reused else "")
+        print(raw.getsockname()[1], "resumed" if talk.tls.session_reused else "", flush=True)
+        if case == "held":
+            sys.stdin.readline()
         last = context, talk.tls.session
         raw.shutdown(socket.SHUT_WR)
         while raw.recv(1000):
             pass
         raw.close()
+
+
+async def talk_shortly(address, port, context, number):
+    reader, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname="mirror.test")
+    raw = writer.get_extra_info("socket")
+    text = b"%05d over port %05d" % (number, raw.getsockname()[1])
+    assert len(text) == len(TEXT)
+    writer.write(text)
+    assert await reader.readexactly(len(text)) == text
+    # Reset: its port is free for another one at once.
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def talk_in_turns(address, port, count, at_once):
+    context, numbers = client_context("crowd"), iter(range(count))
+
+    async def one_after_another():
+        for number in numbers:
+            await talk_shortly(address, port, context, number)
+
+    await asyncio.gather(*(one_after_another() for _ in range(at_once)))
+
+
+def crowd(address, port, count, at_once):
+    asyncio.run(talk_in_turns(address, int(port), int(count), int(at_once)))
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

@@ -14,6 +14,7 @@
 pub mod apache;
 pub mod applications;
 pub mod attach;
+pub mod bio;
 pub mod client;
 pub mod crowd;
 pub mod curl;
