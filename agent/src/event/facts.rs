@@ -58,11 +58,16 @@ impl ProcessInfo {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId(pub [u8; 16]);
 
+/// In 32 hexadecimal digits.
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl fmt::Debug for FlowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FlowId(")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        write!(f, ")")
+        write!(f, "FlowId({self})")
     }
 }
 
@@ -109,6 +114,19 @@ pub enum Binding {
     WireAmbiguous,
     /// Nobody knows: the addresses are from a range for documentation.
     Placeholder,
+}
+
+impl Binding {
+    /// In one word, for comments and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Told => "told",
+            Self::Wire => "wire",
+            Self::WireAmbiguous => "wire-ambiguous",
+            Self::Placeholder => "placeholder",
+        }
+    }
 }
 
 /// A client's address, as a proxy tells it.
@@ -232,4 +250,33 @@ pub struct FlowInfo {
     /// Its client is a trusted proxy, or was. That is found out where packets are forged: no agent says it.
     #[serde(skip)]
     pub real_client: Option<RealClient>,
+}
+
+impl FlowInfo {
+    /// Its [`FlowInfo::role`] in one word, for comments, logs and people.
+    pub fn role_word(&self) -> &'static str {
+        match self.role {
+            Role::Client => "client",
+            Role::Server => "server",
+        }
+    }
+
+    /// The same of its [`FlowInfo::announcement`].
+    pub fn announcement_word(&self) -> &'static str {
+        match self.announcement {
+            Announcement::New => "new",
+            Announcement::Midstream => "midstream",
+            Announcement::Inherited => "inherited",
+        }
+    }
+
+    /// The same of its [`FlowInfo::early`].
+    pub fn early_word(&self) -> &'static str {
+        match self.early {
+            EarlyData::None => "none",
+            EarlyData::Pending => "pending",
+            EarlyData::Accepted => "accepted",
+            EarlyData::Rejected => "rejected",
+        }
+    }
 }

@@ -18,22 +18,13 @@
 
 use std::fmt::{self, Display};
 
-use mirror_hook::event::{Announcement, EarlyData, Role};
+use mirror_hook::event::{Announcement, EarlyData};
 
 use crate::cipher::{CipherName, VersionName};
 use crate::community::CommunityId;
 use crate::container::Container;
 use crate::escape::Word;
-use crate::event::{Binding, FlowId, FlowInfo, ProcessInfo, RealClient};
-
-/// Shows a flow's id as hexadecimal digits.
-pub(super) struct Id(pub(super) FlowId);
-
-impl Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
+use crate::event::{FlowInfo, ProcessInfo, RealClient};
 
 /// Shows what is known of a flow.
 pub(super) struct Metadata<'a>(pub(super) &'a FlowInfo);
@@ -41,22 +32,12 @@ pub(super) struct Metadata<'a>(pub(super) &'a FlowInfo);
 impl Display for Metadata<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let info = self.0;
-        write!(f, "flow={}", Id(info.id))?;
+        write!(f, "flow={}", info.id)?;
         if !info.process.name.is_empty() {
             write!(f, " process={}", Word(&info.process.name))?;
         }
         write!(f, " pid={} uid={}", info.process.pid, info.process.uid)?;
-        f.write_str(match info.role {
-            Role::Client => " role=client",
-            Role::Server => " role=server",
-        })?;
-        f.write_str(match info.binding {
-            Binding::Socket => " bound=socket",
-            Binding::Told => " bound=told",
-            Binding::Wire => " bound=wire",
-            Binding::WireAmbiguous => " bound=wire-ambiguous",
-            Binding::Placeholder => " bound=placeholder",
-        })?;
+        write!(f, " role={} bound={}", info.role_word(), info.binding.word())?;
         if let Some(proof) = info.proof {
             write!(f, " claim={}", proof.word())?;
         }
@@ -83,17 +64,12 @@ impl Display for Metadata<'_> {
         if info.resumed {
             f.write_str(" resumed=yes")?;
         }
-        f.write_str(match info.early {
-            EarlyData::None => "",
-            EarlyData::Pending => " early=pending",
-            EarlyData::Accepted => " early=accepted",
-            EarlyData::Rejected => " early=rejected",
-        })?;
-        f.write_str(match info.announcement {
-            Announcement::New => "",
-            Announcement::Midstream => " announced=midstream",
-            Announcement::Inherited => " announced=inherited",
-        })?;
+        if info.early != EarlyData::None {
+            write!(f, " early={}", info.early_word())?;
+        }
+        if info.announcement != Announcement::New {
+            write!(f, " announced={}", info.announcement_word())?;
+        }
         if let Some(bytes) = info.clear_prefix.filter(|bytes| *bytes > 0) {
             write!(f, " clear_prefix={bytes}")?;
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use mirror_hook::event::Role;
 
-use super::comment::{Id, Metadata};
+use super::comment::Metadata;
 use super::context::Context;
 use super::conversation::{Conversation, Segment, Sides};
 use super::live::{LiveFlow, SideNow};
@@ -409,7 +409,7 @@ fn reset_comment(id: FlowId, reason: ResetReason, missing: Sides<u64>) -> Option
     if reason == ResetReason::Session && missing.client == 0 && missing.server == 0 {
         return None;
     }
-    let mut comment = format!("flow={} reset={word}", Id(id));
+    let mut comment = format!("flow={id} reset={word}");
     for (name, bytes) in [("client", missing.client), ("server", missing.server)] {
         if bytes > 0 {
             // Writing to a String can't fail.

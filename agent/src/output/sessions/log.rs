@@ -1,7 +1,6 @@
 //! Sessions from their beginning to their end.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::record::{self, Counts, Ending};
 use super::writer::LogWriter;
@@ -16,7 +15,7 @@ pub struct SessionLog {
 
 #[derive(Debug)]
 struct Live {
-    info: Arc<FlowInfo>,
+    info: FlowInfo,
     began: WallTime,
     last: WallTime,
     counts: Counts,
@@ -53,7 +52,7 @@ impl FlowSink for SessionLog {
         let FlowEvent { flow, at, change } = event;
         if let FlowChange::Begin(info) = change {
             let live = Live {
-                info: Arc::new(info.clone()),
+                info: info.clone(),
                 began: at,
                 last: at,
                 counts: Counts::default(),

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use mirror_hook::event::{Announcement, EarlyData, Role};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -11,7 +10,7 @@ use time::OffsetDateTime;
 use crate::cipher::CipherName;
 use crate::community::CommunityId;
 use crate::container::Container;
-use crate::event::{Binding, FlowInfo, Proof, ResetCause, Side, WallTime};
+use crate::event::{FlowInfo, Proof, ResetCause, Side, WallTime};
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +155,7 @@ pub(super) fn session(
         ts: timestamp(began),
         ts_end: timestamp(ended),
         duration: seconds(ended.0.saturating_sub(began.0)),
-        session_id: hex(&info.id.0),
+        session_id: info.id.to_string(),
         community_id: CommunityId(*tuple).to_string(),
         agent: info.agent.as_deref(),
         src_ip: tuple.client.ip().to_canonical().to_string(),
@@ -164,17 +163,10 @@ pub(super) fn session(
         dest_ip: tuple.server.ip().to_canonical().to_string(),
         dest_port: tuple.server.port(),
         proto: "TCP",
-        bound: bound(info.binding),
+        bound: info.binding.word(),
         claim: info.proof.map(Proof::word),
-        role: match info.role {
-            Role::Client => "client",
-            Role::Server => "server",
-        },
-        announced: match info.announcement {
-            Announcement::New => "new",
-            Announcement::Midstream => "midstream",
-            Announcement::Inherited => "inherited",
-        },
+        role: info.role_word(),
+        announced: info.announcement_word(),
         process: Process {
             pid: process.pid,
             uid: process.uid,
@@ -239,12 +231,7 @@ fn tls(info: &FlowInfo) -> Tls<'_> {
         cipher: info.cipher.map(|it| CipherName(it).to_string()),
         cipher_number: info.cipher,
         resumed: info.resumed,
-        early_data: match info.early {
-            EarlyData::None => "none",
-            EarlyData::Pending => "pending",
-            EarlyData::Accepted => "accepted",
-            EarlyData::Rejected => "rejected",
-        },
+        early_data: info.early_word(),
         ja4: info.ja4.as_deref(),
     }
 }
@@ -255,16 +242,6 @@ fn version(number: u16) -> String {
         0x0300 => "SSLv3".into(),
         0x0301..=0x0304 => format!("TLS 1.{}", number - 0x0301),
         other => format!("{other:#06x}"),
-    }
-}
-
-fn bound(binding: Binding) -> &'static str {
-    match binding {
-        Binding::Socket => "socket",
-        Binding::Told => "told",
-        Binding::Wire => "wire",
-        Binding::WireAmbiguous => "wire-ambiguous",
-        Binding::Placeholder => "placeholder",
     }
 }
 
@@ -329,18 +306,15 @@ fn seconds(ns: u64) -> f64 {
     us / 1e6
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use mirror_hook::event::{Announcement, EarlyData};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::{ProcessInfo, RealClient, RealClientWay, ToldAddress};
+    use crate::event::{Binding, ProcessInfo, RealClient, RealClientWay, ToldAddress};
     use crate::forge::testing;
 
     fn parsed(line: &[u8]) -> Value {

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 
-use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
+use mirror_hook::event::{Announcement, EarlyData, Transport};
 
 use crate::cipher::{CipherName, VersionName};
 use crate::escape::Word;
@@ -328,10 +328,7 @@ impl Display for Headline<'_> {
         } else {
             &process.name
         };
-        let role = match info.role {
-            Role::Client => "client",
-            Role::Server => "server",
-        };
+        let role = info.role_word();
         write!(f, "{}[{}] is the {role}", Word(name), process.pid)?;
         if let Some(sni) = &info.sni {
             write!(f, ", sni {}", Word(sni))?;
