@@ -40,8 +40,13 @@ impl Victim {
 
     /// A script that names it as the program's own.
     fn script(&self, cookie: u64) -> String {
+        self.script_in(cookie, 0)
+    }
+
+    /// The same in a network namespace.
+    fn script_in(&self, cookie: u64, network: u64) -> String {
         let (local, peer) = (self.socket.local_addr(), self.socket.peer_addr());
-        format!("claim {} {} {cookie} 0", local.unwrap(), peer.unwrap())
+        format!("claim {} {} {cookie} {network}", local.unwrap(), peer.unwrap())
     }
 }
 
@@ -88,6 +93,11 @@ fn anothers_connection_is_refused() {
         assert_eq!(info.binding, Binding::Placeholder);
         assert_ne!(info.tuple.server, local);
     }
+    // In a namespace that nobody can look into.
+    let script = victim.script_in(victim.cookie(), u64::MAX);
+    let info = told("nowhere", &script, Stdio::piped());
+    assert_eq!(info.proof, Some(Proof::Contradicted));
+    assert_eq!(info.binding, Binding::Placeholder);
     if !rustix::process::geteuid().is_root() {
         return; // Only root's sockets can be another user's.
     }

@@ -14,10 +14,12 @@ use crate::flow::bounded::BoundedMap;
 use crate::helper::Helper;
 use crate::intake::peer::network_cookie;
 
-/// Processes of which it is remembered that nothing can be found out.
-const MOST_UNSEEN: usize = 4096;
+/// Processes of which it is remembered where they run, or that nothing can be found out.
+const MOST_REMEMBERED: usize = 4096;
+/// For how long: their ids may be others' then, and they may have closed what was too much to be looked at.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// Other network namespaces in which it can be asked at a time.
-const MOST_NAMESPACES: usize = 16;
+const MOST_NAMESPACES: usize = 128;
 /// How long after the last question.
 const KEPT: Duration = Duration::from_secs(1);
 /// Of what the kernel says nothing that is looked at lies behind.
@@ -89,9 +91,18 @@ pub struct KernelSockets {
     inode: Option<u64>,
     helper: Option<Helper>,
     elsewhere: Vec<Elsewhere>,
-    /// Processes whose namespace, or whose descriptors, can't be looked into: not asked again for each session.
-    closed_namespaces: BoundedMap<(u32, u64), ()>,
-    unseen: BoundedMap<u32, ()>,
+    /// By process and inode: the namespace in which it runs. What a session names doesn't have it looked for again.
+    homes: BoundedMap<(u32, Option<u64>), Home>,
+    /// Processes whose descriptors can't be looked at, since when.
+    unseen: BoundedMap<u32, Instant>,
+}
+
+/// The network namespace in which a process runs.
+#[derive(Debug)]
+struct Home {
+    /// Its cookie; `None`: it can't be entered, or has none.
+    network: Option<u64>,
+    since: Instant,
 }
 
 impl KernelSockets {
@@ -107,8 +118,8 @@ impl KernelSockets {
             own,
             helper,
             elsewhere: Vec::new(),
-            closed_namespaces: BoundedMap::new(MOST_UNSEEN),
-            unseen: BoundedMap::new(MOST_UNSEEN),
+            homes: BoundedMap::new(MOST_REMEMBERED),
+            unseen: BoundedMap::new(MOST_REMEMBERED),
         }
     }
 
@@ -120,32 +131,61 @@ impl KernelSockets {
         }
     }
 
-    /// Where there are sockets of the namespace with this cookie, if that is the one in which the process runs.
+    /// Where there are sockets of the namespace with this cookie, if that is the one in which the process runs; 0: of
+    /// that one, whichever it is.
     fn elsewhere(&mut self, network: u64, process: &ProcessInfo) -> Option<&mut Elsewhere> {
-        let known = self.elsewhere.iter().position(|one| one.network == network);
-        if known.is_none() {
-            let socket = match &self.helper {
-                Some(helper) => helper.diag(process.pid)?,
-                None => process::open_in(process.pid).ok()?,
-            };
-            let diag = Diag::new(socket);
-            if diag.network() != Some(network) {
-                return None;
-            }
+        let network = match network {
+            0 => self.home(process)?,
+            network => network,
+        };
+        // It isn't entered again for each session that names another one.
+        if !self.is_open(network) && self.home(process)? == network && !self.is_open(network) {
+            self.enter(process);
+        }
+        let mut elsewhere = self.elsewhere.iter_mut();
+        let found = elsewhere.find(|one| one.network == network)?;
+        found.used = Instant::now();
+        Some(found)
+    }
+
+    fn is_open(&self, network: u64) -> bool {
+        self.elsewhere.iter().any(|one| one.network == network)
+    }
+
+    /// The cookie of the namespace in which a process runs.
+    fn home(&mut self, process: &ProcessInfo) -> Option<u64> {
+        let known = self.homes.get(&(process.pid, process.network_namespace));
+        match known.map(|home| home.network) {
+            Some(network) => network,
+            None => self.enter(process),
+        }
+    }
+
+    /// Begins to ask in the namespace in which a process runs; its cookie.
+    fn enter(&mut self, process: &ProcessInfo) -> Option<u64> {
+        let socket = match &self.helper {
+            Some(helper) => helper.diag(process.pid),
+            None => process::open_in(process.pid).ok(),
+        };
+        let diag = socket.map(Diag::new);
+        let network = diag.as_ref().and_then(Diag::network);
+        let since = Instant::now();
+        let place = (process.pid, process.network_namespace);
+        self.homes.insert(place, Home { network, since });
+        let (diag, network) = (diag?, network?);
+        if !self.is_open(network) {
             if self.elsewhere.len() >= MOST_NAMESPACES {
-                self.elsewhere.remove(0);
+                let oldest = (0..self.elsewhere.len()).min_by_key(|at| self.elsewhere[*at].used);
+                self.elsewhere.swap_remove(oldest.unwrap_or(0));
             }
             self.elsewhere.push(Elsewhere {
                 diag,
                 network,
                 inode: process.network_namespace,
-                used: Instant::now(),
+                used: since,
             });
         }
-        let at = known.unwrap_or(self.elsewhere.len() - 1);
-        let found = self.elsewhere.get_mut(at)?;
-        found.used = Instant::now();
-        Some(found)
+        Some(network)
     }
 
     fn is_at_home(&self, process: &ProcessInfo) -> bool {
@@ -162,13 +202,10 @@ impl Sockets for KernelSockets {
         if here {
             return own.find(ends, at_home);
         }
-        let place = (process.pid, network);
-        // Of a namespace without a cookie nobody knows whether it is the one that is meant.
-        if network == 0 || process.pid == 0 || self.closed_namespaces.get(&place).is_some() {
+        if process.pid == 0 {
             return Answer::Unanswered;
         }
         let Some(elsewhere) = self.elsewhere(network, process) else {
-            self.closed_namespaces.insert(place, ());
             return Answer::Unanswered;
         };
         // Who names this namespace may run in another one.
@@ -186,7 +223,7 @@ impl Sockets for KernelSockets {
             None => process::holds(process.pid, inode),
         };
         if holds.is_none() {
-            self.unseen.insert(process.pid, ());
+            self.unseen.insert(process.pid, Instant::now());
         }
         holds
     }
@@ -195,15 +232,20 @@ impl Sockets for KernelSockets {
         if !self.elsewhere.is_empty() {
             self.elsewhere.retain(|one| one.used.elapsed() < KEPT);
         }
+        self.homes
+            .drop_while(|home| home.since.elapsed() >= REMEMBERED);
+        self.unseen
+            .drop_while(|since| since.elapsed() >= REMEMBERED);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
     use rustix::fs::{Gid, Uid, fchown};
-    use rustix::net::sockopt::socket_cookie;
+    use rustix::net::sockopt::{set_socket_reuseport, socket_cookie};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
     use super::*;
     use crate::flow::proof::{Claim, LiveSocket, Unproven, Verdict, judge};
@@ -330,25 +372,72 @@ mod tests {
         assert_eq!(judge(&claim, &unseen, &mut sockets), foreign);
     }
 
+    /// A namespace that isn't the process's, and may be none: the process is asked after once, and gets by with nothing.
     #[test]
-    fn a_namespace_that_cannot_be_entered_is_asked_once() {
+    fn whatever_namespace_is_named_anothers_connection_is_doubtful() {
         let mut sockets = KernelSockets::new(None);
         let (client, _server) = connection("127.0.0.1:0");
         let claim = claim(&client);
         let (cookie, network) = claim.cookies.unwrap();
-        let elsewhere = Claim {
-            cookies: Some((cookie, network + 1)),
-            ..claim
-        };
-        let unasked = Verdict::Unproven(Unproven::Unasked);
-        assert_eq!(judge(&elsewhere, &me(), &mut sockets), unasked);
-        assert!(
-            sockets
-                .closed_namespaces
-                .get(&(me().pid, network + 1))
-                .is_some()
-        );
-        // Where it is can still be asked.
+        let stranger = Stranger::new();
+        for named in 1..=10 {
+            let elsewhere = Claim {
+                cookies: Some((cookie, network + named)),
+                ..claim
+            };
+            let mine = judge(&elsewhere, &me(), &mut sockets);
+            assert_eq!(mine, Verdict::Unproven(Unproven::Unasked));
+            let others = judge(&elsewhere, &stranger.info(), &mut sockets);
+            assert_eq!(others, Verdict::Doubtful);
+        }
+        // Where it runs can still be asked.
         assert_eq!(judge(&claim, &me(), &mut sockets), Verdict::Proven);
+        let first = sockets.homes.get(&(me().pid, me().network_namespace));
+        let since = first.unwrap().since;
+        sockets.find(&claim.ends, network + 11, &me());
+        let last = sockets.homes.get(&(me().pid, me().network_namespace));
+        assert_eq!(last.unwrap().since, since, "asked after again");
+    }
+
+    /// Two sockets listen at one port: each connection is one's only.
+    #[test]
+    fn a_port_that_listeners_share() {
+        let listen = |port: u16| {
+            let flags = SocketFlags::CLOEXEC;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None);
+            let socket = socket.unwrap();
+            set_socket_reuseport(&socket, true).unwrap();
+            let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+            bind(&socket, &SocketAddr::V4(address)).unwrap();
+            rustix::net::listen(&socket, 16).unwrap();
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let first = listen(0);
+        let port = first.local_addr().unwrap().port();
+        let listeners = [first, listen(port)];
+        let mut sockets = KernelSockets::new(None);
+        let stranger = Stranger::new();
+        let clients: Vec<_> = (0..16)
+            .map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
+            .collect();
+        let accept = |listener: &TcpListener| listener.accept().ok();
+        for _ in &clients {
+            let (server, _) = loop {
+                if let Some(accepted) = listeners.iter().find_map(accept) {
+                    break accepted;
+                }
+                std::thread::yield_now();
+            };
+            let claim = claim(&server);
+            assert_eq!(judge(&claim, &me(), &mut sockets), Verdict::Proven);
+            let unnamed = Claim {
+                cookies: None,
+                ..claim
+            };
+            let others = judge(&unnamed, &stranger.info(), &mut sockets);
+            assert_eq!(others, Verdict::Doubtful);
+        }
     }
 }

@@ -16,6 +16,7 @@
 //! | has another cookie, and is the process's | unproven: gone. Its next connection, or MPTCP, whose subflows have cookies of their own |
 //! | has another cookie, and isn't the process's, or its user's where descriptors can't be seen | doubtful |
 //! | isn't there any more, or nobody holds it | unproven: gone |
+//! | lies in a network namespace that is neither the agent's nor the one in which the process runs, or that can't be entered | as if no cookie had been named, with what has these addresses where the process runs |
 //!
 //! Doubtful is what is contradicted, unless the session turns out to be over: then its addresses were another's
 //! already when it was looked, which isn't the process's fault. The mapper waits a moment for that.
@@ -32,8 +33,6 @@ pub(crate) mod process;
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::event::{ProcessInfo, Proof};
 
 /// The user that stands for those who have no id here (`/proc/sys/kernel/overflowuid`), and for many.
@@ -41,7 +40,7 @@ const OVERFLOW_UID: u32 = 65534;
 
 /// The two ends of a connection as its process sees them, of one address family; IPv4-mapped ones as IPv4
 /// (RFC 4291 2.5.5.2). The kernel finds a connection of IPv4 by these, whichever family its socket has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The process's own.
     pub local: SocketAddr,
@@ -59,7 +58,7 @@ pub struct Claim {
 }
 
 /// A live socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveSocket {
     /// Its SO_COOKIE.
     pub cookie: u64,
@@ -72,7 +71,7 @@ pub struct LiveSocket {
 }
 
 /// What the kernel says of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It is there.
     Live(LiveSocket),
@@ -106,7 +105,8 @@ pub enum Unproven {
 
 /// Who can be asked about sockets.
 pub trait Sockets: fmt::Debug {
-    /// The live socket with these ends, in the network namespace that the cookie `network` names.
+    /// The live socket with these ends, in the network namespace that the cookie `network` names; 0: in the one in which
+    /// the process runs.
     fn find(&mut self, ends: &Ends, network: u64, process: &ProcessInfo) -> Answer;
 
     /// Whether the process has a descriptor of the socket with this inode; `None`: can't be seen.
@@ -145,7 +145,16 @@ impl Verdict {
 pub(super) fn judge(claim: &Claim, process: &ProcessInfo, sockets: &mut dyn Sockets) -> Verdict {
     // The kernel gives no socket the cookie 0.
     let (cookie, network) = claim.cookies.unwrap_or_default();
-    let socket = match sockets.find(&claim.ends, network, process) {
+    let (answer, cookie) = match sockets.find(&claim.ends, network, process) {
+        // Who names a namespace that isn't there doesn't get by with another's addresses in its own. A socket that
+        // honestly lies in one nobody can ask in has the same addresses there only by chance.
+        Answer::Unanswered if network != 0 => match sockets.find(&claim.ends, 0, process) {
+            Answer::Gone => (Answer::Unanswered, 0),
+            answer => (answer, 0),
+        },
+        answer => (answer, cookie),
+    };
+    let socket = match answer {
         Answer::Live(socket) => socket,
         Answer::Gone => return Verdict::Unproven(Unproven::Gone),
         Answer::Unanswered => return Verdict::Unproven(Unproven::Unasked),
@@ -173,10 +182,35 @@ pub(super) fn judge(claim: &Claim, process: &ProcessInfo, sockets: &mut dyn Sock
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
 
+    const ENDS: Ends = Ends {
+        local: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443),
+        peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 5000),
+    };
+
+    /// The answer in every namespace, and whether the process has the socket.
     #[derive(Debug)]
     struct Fixed(Answer, Option<bool>);
+
+    /// Nobody can be asked but where the process runs.
+    #[derive(Debug)]
+    struct AtHome(Fixed);
+
+    impl Sockets for AtHome {
+        fn find(&mut self, ends: &Ends, network: u64, process: &ProcessInfo) -> Answer {
+            match network {
+                0 => self.0.find(ends, network, process),
+                _ => Answer::Unanswered,
+            }
+        }
+
+        fn holds(&mut self, process: &ProcessInfo, inode: u64) -> Option<bool> {
+            self.0.holds(process, inode)
+        }
+    }
 
     impl Sockets for Fixed {
         fn find(&mut self, _: &Ends, network: u64, _: &ProcessInfo) -> Answer {
@@ -219,10 +253,7 @@ mod tests {
             ..ProcessInfo::default()
         };
         let claim = |cookies| Claim {
-            ends: Ends {
-                local: "192.0.2.1:443".parse().unwrap(),
-                peer: "192.0.2.2:5000".parse().unwrap(),
-            },
+            ends: ENDS,
             cookies,
         };
         let judge = |claim, uid, answer, held| {
@@ -268,6 +299,39 @@ mod tests {
         ] {
             let judged = judge(claim(cookies), MINE, answer, held);
             assert_eq!(judged, verdict);
+        }
+    }
+
+    /// Whatever cookie the socket has that is found there: it isn't the one that was named.
+    #[test]
+    fn a_namespace_in_which_nobody_can_ask_proves_nothing_and_hides_nothing() {
+        use Unproven::Unasked;
+        let live = |cookie| {
+            Answer::Live(LiveSocket {
+                cookie,
+                uid: 33,
+                inode: 99,
+                at_home: true,
+            })
+        };
+        for (answer, held, verdict) in [
+            (live(5), Some(true), Verdict::Unproven(Unasked)),
+            (live(5), Some(false), Verdict::Doubtful),
+            (live(6), Some(false), Verdict::Doubtful),
+            (live(5), None, Verdict::Unproven(Unasked)),
+            (Answer::Gone, None, Verdict::Unproven(Unasked)),
+            (Answer::Unanswered, None, Verdict::Unproven(Unasked)),
+        ] {
+            let claim = Claim {
+                ends: ENDS,
+                cookies: Some((5, 7)),
+            };
+            let process = ProcessInfo {
+                uid: 33,
+                ..ProcessInfo::default()
+            };
+            let mut sockets = AtHome(Fixed(answer, held));
+            assert_eq!(judge(&claim, &process, &mut sockets), verdict, "{answer:?}");
         }
     }
 }
