@@ -183,7 +183,7 @@ pub struct RealClient {
 /// What the kernel said of the addresses that a process named as its socket's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Proof {
-    /// The process has this connection.
+    /// The process has this connection, or its user in its network namespace has.
     Proven,
     /// Nobody could say: the connection had ended already, or another user made its socket.
     Unproven,

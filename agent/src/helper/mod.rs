@@ -32,5 +32,6 @@ pub use duties::{Duties, Duty};
 pub use request::Refusal;
 pub use serve::refused;
 pub use start::{StartError, start};
+pub(crate) use unprivileged::take_right_to_enter;
 pub use unprivileged::{BecomeError, become_user, give, renounce};
 pub use user::User;

@@ -55,7 +55,7 @@ pub(super) enum Desk {
 impl Shared {
     /// For an agent with this id, and those processes whose rings it was given when it started.
     pub(super) fn new(agent: u32, kept: impl IntoIterator<Item = u32>) -> Self {
-        let known = kept.into_iter().map(|pid| (pid, Seen::of(pid).started));
+        let known = kept.into_iter().map(|pid| (pid, started(pid)));
         Self {
             agent,
             known: Mutex::new(Known {
@@ -179,18 +179,18 @@ impl Shared {
     }
 
     fn process(&self, pid: u32) -> Result<Reply, Refusal> {
-        let started = self.known().last_started(pid);
-        let started = started.ok_or(Refusal::Stranger(pid))?;
+        let known = self.known().last_started(pid);
+        let known = known.ok_or(Refusal::Stranger(pid))?;
         let seen = Seen::of(pid);
-        let same = seen.started == started && Seen::of(pid).started == started;
+        let same = seen.started == known && started(pid) == known;
         Ok(Reply::Process(if same { seen } else { Seen::default() }))
     }
 
     /// What `look` finds out of a process that has connected before; `None`: somebody else has its id by now.
     fn of_known<T>(&self, pid: u32, look: impl FnOnce() -> T) -> Result<Option<T>, Refusal> {
-        let started = self.known().last_started(pid);
-        let started = started.ok_or(Refusal::Stranger(pid))?;
-        let same = || started != 0 && kin::started(pid) == Some(started);
+        let known = self.known().last_started(pid);
+        let known = known.ok_or(Refusal::Stranger(pid))?;
+        let same = || known != 0 && started(pid) == known;
         let found = same().then(look);
         Ok(found.filter(|_| same()))
     }
@@ -222,8 +222,8 @@ impl Shared {
 impl Known {
     fn add(&mut self, pid: u32, started: u64) {
         if self.processes.len() >= self.most {
-            self.processes
-                .retain(|(pid, started)| Seen::of(*pid).started == *started);
+            // The agent waits: no more is looked at than has to be.
+            self.processes.retain(|(pid, known)| started(*pid) == *known);
             self.most = (2 * self.processes.len()).max(KNOWN_AT_FIRST);
         }
         self.processes.insert((pid, started));
@@ -233,6 +233,11 @@ impl Known {
         let mut same = self.processes.range((pid, 0)..=(pid, u64::MAX));
         same.next_back().map(|(_, started)| *started)
     }
+}
+
+/// When a process was started; 0: it is gone, or can't be seen.
+fn started(pid: u32) -> u64 {
+    kin::started(pid).unwrap_or(0)
 }
 
 fn duty(duties: &mut Duties, output: u32) -> Result<&mut Duty, Refusal> {

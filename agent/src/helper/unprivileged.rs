@@ -18,14 +18,15 @@ use rustix::thread::{
 
 use super::user::User;
 
-/// What the helper's duties need: programs of other users, files wherever root may write them, interfaces, and (by
-/// SYS_ADMIN, which is no more than SYS_PTRACE gives already) a thread in another network namespace.
+/// What the helper's duties need: programs of other users, files wherever root may write them, interfaces.
 const HELPERS: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::NET_ADMIN)
-    .union(CapabilitySet::SYS_ADMIN);
+    .union(CapabilitySet::NET_ADMIN);
+/// What a thread of it takes while it enters another network namespace, and nothing else does. (It is no more than
+/// SYS_PTRACE gives already.)
+const ENTERING: CapabilitySet = CapabilitySet::SYS_ADMIN;
 
 /// The agent couldn't become another user.
 #[derive(Debug, thiserror::Error)]
@@ -152,17 +153,28 @@ pub(super) fn reduce_to_duties() {
     let _ = clear_ambient_capability_set();
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if !HELPERS.contains(one) && remove_capability_from_bounding_set(one).is_err() {
+        if !HELPERS.union(ENTERING).contains(one) && remove_capability_from_bounding_set(one).is_err() {
             break;
         }
     }
     if let Ok(sets) = capabilities(None) {
-        let kept = sets.permitted & HELPERS;
         let sets = CapabilitySets {
-            effective: kept,
-            permitted: kept,
+            effective: sets.permitted & HELPERS,
+            permitted: sets.permitted & HELPERS.union(ENTERING),
             inheritable: CapabilitySet::empty(),
         };
+        let _ = set_capabilities(None, sets);
+    }
+}
+
+/// For this thread, as far as it may, until it ends: it is about to enter another network namespace.
+pub(crate) fn take_right_to_enter() {
+    if let Ok(sets) = capabilities(None) {
+        let sets = CapabilitySets {
+            effective: sets.effective | sets.permitted & ENTERING,
+            ..sets
+        };
+        // Without it the namespace says no.
         let _ = set_capabilities(None, sets);
     }
 }

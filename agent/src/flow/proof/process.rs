@@ -9,6 +9,8 @@ use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::helper::take_right_to_enter;
+
 /// Descriptors of a process that are looked at: about a microsecond each.
 const MOST_DESCRIPTORS: usize = 1024;
 
@@ -17,6 +19,7 @@ pub(crate) fn open_in(pid: u32) -> io::Result<OwnedFd> {
     let open = || {
         let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
         let kind = Some(LinkNameSpaceType::Network);
+        take_right_to_enter();
         move_into_link_name_space(namespace.as_fd(), kind)?;
         open_here()
     };
