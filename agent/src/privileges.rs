@@ -152,7 +152,7 @@ fn duty(output: &OutputChoice) -> Duty {
         }
         OutputChoice::Log(LogChoice::File(path)) => {
             let path = path.clone();
-            Duty::Files(Box::new(move || LogTarget::open(&path)))
+            Duty::Files(Box::new(move || LogTarget::open_next(&path)))
         }
         OutputChoice::Interface(choice) if choice.create => {
             let name = choice.name.clone();

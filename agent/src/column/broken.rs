@@ -26,9 +26,13 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use io::ErrorKind as Kind;
         let Self { output, error, .. } = self;
-        let (what, option) = match output {
-            OutputChoice::Log(_) => ("log", "--log"),
-            _ => ("capture", "-w"),
+        let (what, option, others) = match output {
+            OutputChoice::Log(_) => ("log", "--log", "move it away and send SIGHUP in time"),
+            _ => (
+                "capture",
+                "-w",
+                "have files follow one another with --rotate-size",
+            ),
         };
         match error.kind() {
             Kind::BrokenPipe => write!(
@@ -44,7 +48,7 @@ impl fmt::Display for Broken {
             Kind::FileTooLarge => write!(
                 f,
                 "{output} is as large as a file may be: the {what} ends there; raise the limit (ulimit -f, \
-                 LimitFSIZE=), or have files follow one another with --rotate-size"
+                 LimitFSIZE=), or {others}"
             ),
             Kind::TimedOut => write!(
                 f,
@@ -62,17 +66,19 @@ impl fmt::Display for Broken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogChoice;
 
     #[test]
     fn each_has_the_next_step() {
-        let text = |kind: io::ErrorKind| {
+        let text_of = |output, kind: io::ErrorKind| {
             let broken = Broken {
-                output: OutputChoice::Stdout,
+                output,
                 error: kind.into(),
                 last: true,
             };
             broken.to_string()
         };
+        let text = |kind| text_of(OutputChoice::Stdout, kind);
         for (kind, step) in [
             (io::ErrorKind::BrokenPipe, "let the reader read on"),
             (io::ErrorKind::StorageFull, "free some space"),
@@ -90,5 +96,11 @@ mod tests {
                 "{text}"
             );
         }
+        let log = OutputChoice::Log(LogChoice::Stdout);
+        let text = text_of(log, io::ErrorKind::FileTooLarge);
+        assert!(
+            text.contains("SIGHUP") && !text.contains("--rotate-size"),
+            "{text}"
+        );
     }
 }

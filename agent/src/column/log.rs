@@ -40,7 +40,7 @@ pub(crate) fn open_log(
                 let (path, helper) = (path.clone(), helper.cloned());
                 LogTarget::file(file, move || match &helper {
                     Some(helper) => helper.next_file(number),
-                    None => LogTarget::open(&path),
+                    None => LogTarget::open_next(&path),
                 })
             }
         };

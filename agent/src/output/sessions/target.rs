@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -33,12 +33,15 @@ impl LogTarget {
     }
 
     fn new(file: File, reopen: Option<Reopen>) -> Self {
-        let is_file = file.metadata().is_ok_and(|file| file.is_file());
+        let kind = file.metadata().map(|file| file.file_type());
+        let is_file = kind.as_ref().is_ok_and(|kind| kind.is_file());
+        // A pipe stays the one that it is.
+        let is_pipe = kind.is_ok_and(|kind| kind.is_fifo());
         Self {
             torn: is_file && is_torn(&file),
             is_file,
             file,
-            reopen,
+            reopen: reopen.filter(|_| !is_pipe),
         }
     }
 
@@ -49,10 +52,22 @@ impl LogTarget {
     /// The kernel's.
     pub fn open(path: &Path) -> io::Result<File> {
         let is_special = path.metadata().is_ok_and(|file| !file.is_file());
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
         // How it ends is looked at.
-        options.read(!is_special).open(path)
+        options().read(!is_special).open(path)
+    }
+
+    /// The same of a regular file, in place of another. Whoever opens it has other things to do: what else may have come
+    /// to this path isn't waited for.
+    ///
+    /// # Errors
+    /// The kernel's, or it is no regular file.
+    pub fn open_next(path: &Path) -> io::Result<File> {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = options().read(true).custom_flags(flags).open(path)?;
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it isn't a file any more")),
+        }
     }
 
     /// It is on a disk.
@@ -75,9 +90,13 @@ impl LogTarget {
 
     /// Writes these lines. Returns how many bytes of them were written, whole lines, and why it isn't all.
     pub(super) fn write(&mut self, lines: &[u8]) -> (usize, Option<io::Error>) {
-        // Who has removed it gets another one, if that can be; this one is as good otherwise.
-        if self.is_file && self.file.metadata().is_ok_and(|file| file.nlink() == 0) {
-            let _ = self.turn_over();
+        // Who has removed it gets another one. Where that can't be, nobody would ever read what is written to this one.
+        let is_removed = |file: &File| file.metadata().is_ok_and(|file| file.nlink() == 0);
+        if self.is_file
+            && is_removed(&self.file)
+            && let Err(error) = self.turn_over()
+        {
+            return (0, Some(error));
         }
         if self.torn {
             match self.write_bytes(b"\n") {
@@ -135,6 +154,12 @@ impl LogTarget {
     }
 }
 
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    options
+}
+
 impl fmt::Debug for LogTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, torn, .. } = self;
@@ -160,7 +185,7 @@ mod tests {
     fn opened(path: &Path) -> LogTarget {
         let again = path.to_owned();
         let file = LogTarget::open(path).unwrap();
-        LogTarget::file(file, move || LogTarget::open(&again))
+        LogTarget::file(file, move || LogTarget::open_next(&again))
     }
 
     #[test]
@@ -194,10 +219,37 @@ mod tests {
         fs::remove_file(&path).unwrap();
         target.write(b"four\n");
         assert_eq!(fs::read(&path).unwrap(), b"four\n");
+        // While there can be no other, nothing is written to where nobody finds it.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(target.turn_over().is_err());
+        assert!(matches!(target.write(b"five\n"), (0, Some(_))));
+        fs::remove_dir(&path).unwrap();
         assert_eq!(target.write(b"five\n").0, 5);
+        assert_eq!(fs::read(&path).unwrap(), b"five\n");
+    }
+
+    /// Nobody reads at the other end, and the helper would wait for that.
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut target = opened(&path);
+        target.write(b"one\n");
+        fs::remove_file(&path).unwrap();
+        let mode = rustix::fs::Mode::RWXU;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        let error = target.turn_over().unwrap_err();
+        assert_eq!(error.to_string(), "it isn't a file any more");
+        assert!(matches!(target.write(b"two\n"), (0, Some(_))));
+        // One that was a pipe from the beginning stays what it is.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+        let reader = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
+        let pipe = LogTarget::open(&path).unwrap();
+        let mut pipe = LogTarget::file(pipe, || panic!("opened again"));
+        assert!(pipe.turn_over().is_ok());
+        drop(reader);
     }
 
     #[test]

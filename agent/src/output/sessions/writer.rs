@@ -243,7 +243,8 @@ impl Shared {
             if turn_over && let Err(error) = target.turn_over() {
                 let name = &self.name;
                 self.now().complaints.push(format!(
-                    "can't begin {name} anew ({error}): goes on in the file before"
+                    "can't begin {name} anew ({error}): goes on in the file before; see to what it says, and ask once \
+                     more (SIGHUP)"
                 ));
             }
             let (written, error) = match lines.is_empty() {
@@ -359,12 +360,17 @@ const SESSION: &[u8] = br#"{"event_type":"session""#;
 fn trouble(name: &str, error: &io::Error) -> String {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
-        StorageFull | QuotaExceeded | FileTooLarge => format!(
+        StorageFull | QuotaExceeded => format!(
             "no room left for {name}: sessions wait for it, and are LOST when they are too many; free some space, and \
              it goes on by itself"
         ),
+        FileTooLarge => format!(
+            "{name} is as large as a file may be: sessions wait for another, and are LOST when they are too many; move \
+             it away and send SIGHUP"
+        ),
         _ => format!(
-            "can't write {name}: {error}; sessions wait for it, and are LOST when they are too many"
+            "can't write {name}: {error}; sessions wait for it, and are LOST when they are too many; see to what it \
+             says, and it goes on by itself"
         ),
     }
 }

@@ -13,7 +13,7 @@ use crate::forge::testing::info;
 fn target(path: &Path) -> LogTarget {
     let again = path.to_owned();
     let file = LogTarget::open(path).unwrap();
-    LogTarget::file(file, move || LogTarget::open(&again))
+    LogTarget::file(file, move || LogTarget::open_next(&again))
 }
 
 fn event(flow: u64, at: u64, change: FlowChange<'_>) -> FlowEvent<'_> {
@@ -130,7 +130,7 @@ fn a_full_disk_is_waited_for() {
     let path = directory.path().join("log");
     let again = path.clone();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let full = LogTarget::file(full, move || LogTarget::open(&again));
+    let full = LogTarget::file(full, move || LogTarget::open_next(&again));
     let mut log = SessionLog::new(LogWriter::new("log", full));
     log.writer().begin().unwrap();
     session(&mut log, 1);
