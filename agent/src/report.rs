@@ -7,6 +7,8 @@ mod tunnel;
 
 pub(crate) use self::outputs::{log_lines, packets, reader_losses, sending_losses};
 
+use std::fmt::Display;
+
 use agent::flow::{CaptureStats, FlowStats};
 use agent::intake::{IntakeStats, Refusal};
 use agent::real::RealStats;
@@ -130,62 +132,29 @@ impl Counts {
         let forged = self.outputs.iter().filter_map(|branch| branch.end.forge);
         let dropped = forged.map(|forge| forge.dropped_bytes).max().unwrap_or(0);
         [
-            (self.lost_bytes(), format!(
-                "{} of clear text are missing, in {} that the packets declare: {} found the ring full; a larger --ring-size helps",
-                counted(self.lost_bytes(), "byte"),
+            said(self.lost_bytes(), "byte", format_args!(
+                "of clear text are missing, in {} that the packets declare: {} found the ring full; a larger --ring-size helps",
                 counted(flow.holes, "hole"),
                 counted(intake.dropped_bytes, "byte"),
             )),
-            (found_room, format!(
-                "{} found the ring full when it began, and is mirrored from where there was room",
-                counted(found_room, "session"),
-            )),
-            (intake.opens_lost, format!(
-                "{} not mirrored, with {} of clear text: the ring was full from beginning to end",
-                counted(intake.opens_lost, "session"),
+            said(found_room, "session", "found the ring full when it began, and is mirrored from where there was room"),
+            said(intake.opens_lost, "session", format_args!(
+                "not mirrored, with {} of clear text: the ring was full from beginning to end",
                 counted(intake.untold_bytes, "byte"),
             )),
-            (intake.closes_lost, format!(
-                "{} ended unheard: the ring was full",
-                counted(intake.closes_lost, "session"),
-            )),
-            (intake.quarantined, format!(
-                "{} broke the rules of the ring and was cut off",
-                counted(intake.quarantined, "process"),
-            )),
-            (intake.skipped_records, format!(
-                "{} in the middle of which its process was killed",
-                counted(intake.skipped_records, "record"),
-            )),
-            (intake.tail_unknown, format!(
-                "{} ended in the middle of a write: what its last sessions said is incomplete",
-                counted(intake.tail_unknown, "process"),
-            )),
-            (intake.ended_early, format!(
-                "{} ended by its process may go on in one that this has forked: what that says is another flow",
-                counted(intake.ended_early, "session"),
-            )),
-            (intake.refused_total(), format!(
-                "{} to be mirrored refused: {}",
-                counted(intake.refused_total(), "request"),
-                refusals(intake),
-            )),
-            (intake.refused_connections + flow.refused_sessions, format!(
-                "{} refused: too many at once",
-                counted(intake.refused_connections + flow.refused_sessions, "session"),
-            )),
-            (dropped, format!("{} can't be told as TCP and are not in the packets", counted(dropped, "byte"))),
-            (flow.twins_different, format!(
-                "{} mirrored at both ends had different text at each: the first copy is shown",
-                counted(flow.twins_different, "session"),
-            )),
-            (reordered, format!(
-                "{} came too late for its place in the file and has a later time",
-                counted(reordered, "packet"),
-            )),
+            said(intake.closes_lost, "session", "ended unheard: the ring was full"),
+            said(intake.quarantined, "process", "broke the rules of the ring and was cut off"),
+            said(intake.skipped_records, "record", "in the middle of which its process was killed"),
+            said(intake.tail_unknown, "process", "ended in the middle of a write: what its last sessions said is incomplete"),
+            said(intake.ended_early, "session", "ended by its process may go on in one that this has forked: what that says is another flow"),
+            said(intake.refused_total(), "request", format_args!("to be mirrored refused: {}", refusals(intake))),
+            said(intake.refused_connections + flow.refused_sessions, "session", "refused: too many at once"),
+            said(dropped, "byte", "can't be told as TCP and are not in the packets"),
+            said(flow.twins_different, "session", "mirrored at both ends had different text at each: the first copy is shown"),
+            said(reordered, "packet", "came too late for its place in the file and has a later time"),
         ]
         .into_iter()
-        .filter_map(|(count, line)| (count > 0).then_some(line))
+        .flatten()
     }
 
     /// What the agent before had begun.
@@ -210,106 +179,59 @@ impl Counts {
         } else {
             "the library has no socket, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
         };
+        let claims_open =
+            flow.claims_gone + flow.claims_foreign + flow.claims_unasked + flow.claims_contradicted;
         [
-            (
-                self.intake.processes_excluded(),
+            said(self.intake.processes_excluded(), "process", "excluded by the filters"),
+            said(self.excluded(), "session", "excluded by the filters"),
+            (unknown > 0).then(|| {
                 format!(
-                    "{} excluded by the filters",
-                    counted(self.intake.processes_excluded(), "process"),
-                ),
-            ),
-            (
-                self.excluded(),
-                format!("{} excluded by the filters", counted(self.excluded(), "session")),
-            ),
-            (
-                unknown,
-                format!(
-                    "{} of them because what a filter asks for wasn't known; for addresses that the library \
+                    "{unknown} of them because what a filter asks for wasn't known; for addresses that the library \
                      doesn't know, --unknown-flow mirror lets sslcollector find out (with the right to capture)",
-                    unknown,
-                ),
-            ),
-            (
+                )
+            }),
+            said(
                 flow.unbound,
-                format!(
-                    "{} with placeholder addresses (192.0.2.0/24, 198.51.100.0/24): {why}",
-                    counted(flow.unbound, "session"),
-                ),
+                "session",
+                format_args!("with placeholder addresses (192.0.2.0/24, 198.51.100.0/24): {why}"),
             ),
-            (
+            said(
                 capture.failed,
-                format!(
-                    "{} ceased to show handshakes: sessions there have no addresses but their sockets'; once it is back, restart sslcollector",
-                    counted(capture.failed, "interface"),
-                ),
+                "interface",
+                "ceased to show handshakes: sessions there have no addresses but their sockets'; once it is back, restart sslcollector",
             ),
-            (
+            said(
                 unread,
-                format!(
-                    "{} of handshakes unread: {} came faster than they were read, {} faster than sessions were looked for; of {} the rest was never seen",
-                    counted(unread, "part"),
-                    capture.kernel_dropped,
-                    capture.facts_dropped,
-                    capture.unfinished,
+                "part",
+                format_args!(
+                    "of handshakes unread: {} came faster than they were read, {} faster than sessions were looked for; of {} the rest was never seen",
+                    capture.kernel_dropped, capture.facts_dropped, capture.unfinished,
                 ),
             ),
-            (
-                flow.claims_gone + flow.claims_foreign + flow.claims_unasked + flow.claims_contradicted,
-                claims(flow),
-            ),
-            (
+            (claims_open > 0).then(|| claims(flow)),
+            said(
                 flow.bound_ambiguously,
-                format!(
-                    "{} seen on the wire under several addresses: the first is shown",
-                    counted(flow.bound_ambiguously, "session"),
-                ),
+                "session",
+                "seen on the wire under several addresses: the first is shown",
             ),
-            (
-                flow.dtls,
-                format!(
-                    "{} of DTLS not mirrored: only TLS over TCP is",
-                    counted(flow.dtls, "session"),
-                ),
-            ),
-            (
-                flow.quic,
-                format!(
-                    "{} of QUIC not mirrored: only TLS over TCP is",
-                    counted(flow.quic, "session"),
-                ),
-            ),
-            (
-                flow.handshakes_failed,
-                format!(
-                    "{} failed before any text passed",
-                    counted(flow.handshakes_failed, "handshake"),
-                ),
-            ),
-            (
+            said(flow.dtls, "session", "of DTLS not mirrored: only TLS over TCP is"),
+            said(flow.quic, "session", "of QUIC not mirrored: only TLS over TCP is"),
+            said(flow.handshakes_failed, "handshake", "failed before any text passed"),
+            said(
                 flow.early_rejected_bytes,
-                format!(
-                    "{} of 0-RTT data refused by the server: not shown, since nobody read them",
-                    counted(flow.early_rejected_bytes, "byte"),
-                ),
+                "byte",
+                "of 0-RTT data refused by the server: not shown, since nobody read them",
             ),
-            (
-                flow.clock_steps,
+            (flow.clock_steps > 0).then(|| {
                 format!(
                     "the machine's clock was set {}: packets' times never went back for it",
                     counted(flow.clock_steps, "time"),
-                ),
-            ),
-            (
-                flow.twins,
-                format!(
-                    "{} mirrored at both ends: one copy is shown",
-                    counted(flow.twins, "session"),
-                ),
-            ),
+                )
+            }),
+            said(flow.twins, "session", "mirrored at both ends: one copy is shown"),
         ]
         .into_iter()
-        .filter_map(|(count, line)| (count > 0).then_some(line))
+        .flatten()
     }
 }
 
@@ -350,10 +272,15 @@ fn claims(flow: &FlowStats) -> String {
 pub(crate) fn counted(count: u64, noun: &str) -> String {
     let plural = match (count, noun) {
         (1, _) => "",
-        (_, noun) if noun.ends_with('s') => "es",
+        (_, noun) if noun.ends_with('s') || noun.ends_with("ch") => "es",
         _ => "s",
     };
     format!("{count} {noun}{plural}")
+}
+
+/// The line of what has happened so often; none of what hasn't.
+fn said(count: u64, noun: &str, rest: impl Display) -> Option<String> {
+    (count > 0).then(|| format!("{} {rest}", counted(count, noun)))
 }
 
 /// Why requests were refused: `the memory isn't sealed (2)`.
@@ -374,5 +301,8 @@ mod tests {
         assert_eq!(counted(0, "byte"), "0 bytes");
         assert_eq!(counted(1, "process"), "1 process");
         assert_eq!(counted(12, "process"), "12 processes");
+        assert_eq!(counted(2, "batch"), "2 batches");
+        assert_eq!(said(0, "byte", "lost"), None);
+        assert_eq!(said(1, "byte", "lost").unwrap(), "1 byte lost");
     }
 }

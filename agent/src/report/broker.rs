@@ -1,7 +1,7 @@
 //! What the way to a broker has to say.
 
 use super::counted;
-use super::tunnel::{batches, losses};
+use super::tunnel::losses;
 use crate::column::BranchStats;
 
 /// The lines of a broker; none of other outputs.
@@ -12,12 +12,12 @@ pub(super) fn lines(branch: &BranchStats) -> Vec<String> {
     let (publisher, window) = (&broker.publisher, &broker.window);
     let mut line = format!(
         "broker: {} with {} in {}",
-        batches(window.acknowledged_batches),
+        counted(window.acknowledged_batches, "batch"),
         counted(publisher.bytes, "sealed byte"),
         counted(publisher.envelopes, "envelope"),
     );
     if window.waiting_batches > 0 {
-        line += &format!(", {} wait", batches(window.waiting_batches));
+        line += &format!(", {} wait", counted(window.waiting_batches, "batch"));
     }
     if publisher.failures > 0 {
         line += &format!(

@@ -1,6 +1,6 @@
 //! What is said of files, pipes, interfaces, sensors and readers.
 
-use super::counted;
+use super::{counted, said};
 use crate::column::BranchStats;
 use crate::config::OutputChoice;
 
@@ -15,69 +15,67 @@ pub(crate) fn packets(branch: &BranchStats) -> Option<u64> {
 pub(crate) fn sending_losses(branch: &BranchStats) -> impl Iterator<Item = String> + use<> {
     let (stats, output) = (branch.end.sent, branch.output.to_string());
     let is_file = matches!(branch.output, OutputChoice::File(..) | OutputChoice::Stdout);
-    let missed = branch.end.stream.filter(|stream| stream.missed_bytes > 0);
-    let missed = missed.map(|stream| {
-        format!(
-            "{} of clear text are holes on {output}: its reader fell behind ({})",
-            counted(stream.missed_bytes, "byte"),
-            counted(stream.behind, "time"),
-        )
-    });
-    let waits = branch
-        .end
-        .stream
-        .filter(|stream| branch.broken && stream.unread_bytes > 0);
-    let waits = waits.map(|stream| {
-        format!(
-            "{} of clear text waited for the reader of {output} when that ended",
-            counted(stream.unread_bytes, "byte"),
-        )
-    });
-    let hidden = branch.end.forge.filter(|forge| forge.flows_hidden > 0);
+    let [lost_from_file, lost_on_way] = match is_file {
+        true => [stats.lost, 0],
+        false => [0, stats.lost],
+    };
+    let outages = counted(stats.outages, "time");
+    let stream = branch.end.stream.unwrap_or_default();
+    let forge = branch.end.forge.unwrap_or_default();
+    let when_broken = |bytes: u64| if branch.broken { bytes } else { 0 };
     [
-        (stats.lost > 0 && is_file).then(|| {
-            format!(
-                "{} with {} of clear text LOST while {output} couldn't be written ({})",
-                counted(stats.lost, "packet"),
+        said(
+            lost_from_file,
+            "packet",
+            format_args!(
+                "with {} of clear text LOST while {output} couldn't be written ({outages})",
                 counted(stats.lost_text_bytes, "byte"),
-                counted(stats.outages, "time"),
-            )
-        }),
-        (stats.lost > 0 && !is_file).then(|| {
-            format!(
-                "{} LOST while {output} couldn't send ({})",
-                counted(stats.lost, "packet"),
-                counted(stats.outages, "time"),
-            )
-        }),
-        (stats.too_large > 0).then(|| {
-            format!(
-                "{} LOST: larger than {output} takes since an MTU was changed",
-                counted(stats.too_large, "packet"),
-            )
-        }),
-        (stats.dropped_on_way > 0).then(|| {
-            format!(
-                "{} or more LOST on the way to {output}: larger than it takes since an MTU was changed",
-                counted(stats.dropped_on_way, "packet"),
-            )
-        }),
-        missed,
-        waits,
-        (branch.broken && branch.unseen_bytes > 0).then(|| {
-            format!(
-                "{} of clear text came when {output} had ended, and are not there",
-                counted(branch.unseen_bytes, "byte"),
-            )
-        }),
-        hidden.map(|forge| {
-            format!(
-                "{} within this host not sent on {output}, with {} of clear text: \
+            ),
+        ),
+        said(
+            lost_on_way,
+            "packet",
+            format_args!("LOST while {output} couldn't send ({outages})"),
+        ),
+        said(
+            stats.too_large,
+            "packet",
+            format_args!("LOST: larger than {output} takes since an MTU was changed"),
+        ),
+        said(
+            stats.dropped_on_way,
+            "packet",
+            format_args!(
+                "or more LOST on the way to {output}: larger than it takes since an MTU was changed"
+            ),
+        ),
+        said(
+            stream.missed_bytes,
+            "byte",
+            format_args!(
+                "of clear text are holes on {output}: its reader fell behind ({})",
+                counted(stream.behind, "time"),
+            ),
+        ),
+        said(
+            when_broken(stream.unread_bytes),
+            "byte",
+            format_args!("of clear text waited for the reader of {output} when that ended"),
+        ),
+        said(
+            when_broken(branch.unseen_bytes),
+            "byte",
+            format_args!("of clear text came when {output} had ended, and are not there"),
+        ),
+        said(
+            forge.flows_hidden,
+            "session",
+            format_args!(
+                "within this host not sent on {output}, with {} of clear text: \
                  --net-map 127.0.0.0/16=10.127.0.0/16 shows them under other addresses",
-                counted(forge.flows_hidden, "session"),
                 counted(forge.hidden_bytes, "byte"),
-            )
-        }),
+            ),
+        ),
     ]
     .into_iter()
     .flatten()
@@ -94,13 +92,14 @@ pub(crate) fn log_lines(outputs: &[BranchStats]) -> impl Iterator<Item = String>
             true => "on",
             false => "in",
         };
-        let lost = (stats.lost > 0).then(|| {
-            format!(
-                "{} LOST on the way to the log {output}, which couldn't be written, or not fast enough ({})",
-                counted(stats.lost, "session"),
+        let lost = said(
+            stats.lost,
+            "session",
+            format_args!(
+                "LOST on the way to the log {output}, which couldn't be written, or not fast enough ({})",
                 counted(stats.outages, "time"),
-            )
-        });
+            ),
+        );
         [Some(format!("{written} logged {place} {output}")), lost]
     });
     lines.into_iter().flatten().flatten()
@@ -127,47 +126,29 @@ pub(crate) fn reader_losses(branch: &BranchStats) -> impl Iterator<Item = String
     });
     let each: Vec<_> = each.collect();
     let sums = [
-        (
+        said(
             stats.missed_bytes,
-            format!(
-                "{} of clear text are holes for readers that fell behind ({})",
-                counted(stats.missed_bytes, "byte"),
+            "byte",
+            format_args!(
+                "of clear text are holes for readers that fell behind ({})",
                 counted(stats.behind, "time"),
             ),
         ),
-        (
+        said(
             stats.unread_bytes,
-            format!(
-                "{} of clear text waited for readers when they left",
-                counted(stats.unread_bytes, "byte"),
-            ),
+            "byte",
+            "of clear text waited for readers when they left",
         ),
-        (
-            stats.stuck,
-            format!(
-                "{} sent away: took nothing any more",
-                counted(stats.stuck, "reader"),
-            ),
-        ),
-        (
+        said(stats.stuck, "reader", "sent away: took nothing any more"),
+        said(
             refused,
-            format!(
-                "{} refused: too many at once ({}), not one who may read ({}), TLS failed ({})",
-                counted(refused, "reader"),
-                stats.refused_full,
-                stats.refused_access,
-                stats.refused_tls,
+            "reader",
+            format_args!(
+                "refused: too many at once ({}), not one who may read ({}), TLS failed ({})",
+                stats.refused_full, stats.refused_access, stats.refused_tls,
             ),
         ),
-        (
-            stats.vanished,
-            format!(
-                "{} gone before they were let in",
-                counted(stats.vanished, "reader"),
-            ),
-        ),
+        said(stats.vanished, "reader", "gone before they were let in"),
     ];
-    let sums = sums.into_iter();
-    each.into_iter()
-        .chain(sums.filter_map(|(count, line)| (count > 0).then_some(line)))
+    each.into_iter().chain(sums.into_iter().flatten())
 }

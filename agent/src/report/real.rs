@@ -2,7 +2,7 @@
 
 use agent::real::{RealStats, Stop};
 
-use super::counted;
+use super::{counted, said};
 
 /// A line for what was found, and for each reason why something wasn't.
 pub(crate) fn lines(stats: &RealStats) -> Vec<String> {
@@ -30,46 +30,38 @@ pub(crate) fn lines(stats: &RealStats) -> Vec<String> {
         .collect();
     let stopped = stats.stopped.iter().sum();
     [
-        (
+        said(
             stats.sessions,
-            format!(
-                "{} of trusted proxies: {found}{kept}",
-                counted(stats.sessions, "session")
-            ),
+            "session",
+            format_args!("of trusted proxies: {found}{kept}"),
         ),
-        (
+        said(
             stopped,
-            format!(
-                "{} whose requests aren't told apart from some place on: {}",
-                counted(stopped, "session"),
+            "session",
+            format_args!(
+                "whose requests aren't told apart from some place on: {}",
                 stops.join(", ")
             ),
         ),
-        (
+        said(
             stats.unusable,
-            format!(
-                "{} whose client is no address: shown under the proxy's",
-                counted(stats.unusable, "request")
-            ),
+            "request",
+            "whose client is no address: shown under the proxy's",
         ),
-        (
+        said(
             stats.conflicts,
-            format!(
-                "{} whose X-Forwarded-For and Forwarded name two clients: shown under the proxy's address. Have the \
-                 proxy remove the one that it doesn't write",
-                counted(stats.conflicts, "request")
-            ),
+            "request",
+            "whose X-Forwarded-For and Forwarded name two clients: shown under the proxy's address. Have the proxy \
+             remove the one that it doesn't write",
         ),
-        (
+        said(
             stats.headerless,
-            format!(
-                "{} without a PROXY header within TLS: shown under the proxy's address",
-                counted(stats.headerless, "session")
-            ),
+            "session",
+            "without a PROXY header within TLS: shown under the proxy's address",
         ),
     ]
     .into_iter()
-    .filter_map(|(count, line)| (count > 0).then_some(line))
+    .flatten()
     .collect()
 }
 

@@ -2,7 +2,7 @@
 
 use agent::tunnel::outbox::OutboxStats;
 
-use super::counted;
+use super::{counted, said};
 use crate::column::{BranchStats, LinkStats};
 
 /// The lines of a tunnel; none of other outputs.
@@ -40,7 +40,7 @@ fn link(link: &LinkStats) -> String {
     };
     line += &format!(
         ", {} with {} of events sent",
-        batches(window.sent_batches),
+        counted(window.sent_batches, "batch"),
         counted(window.sent_bytes, "byte"),
     );
     let (from, to) = status.compressed;
@@ -54,7 +54,7 @@ fn link(link: &LinkStats) -> String {
     if window.resent_batches > 0 {
         line += &format!(
             ", {} with {} sent again",
-            batches(window.resent_batches),
+            counted(window.resent_batches, "batch"),
             counted(window.resent_bytes, "byte"),
         );
     }
@@ -72,35 +72,26 @@ pub(super) fn losses(
     outbox: &OutboxStats,
     unreadable: u64,
 ) -> impl Iterator<Item = String> + use<> {
-    let [holes, flows] = [outbox.dropped_holes, outbox.dropped_flows];
     [
-        (
+        said(
             outbox.dropped_bytes,
-            format!(
-                "{} of clear text LOST on the way into the tunnel, in {} that the collector shows: a larger --window helps",
-                counted(outbox.dropped_bytes, "byte"),
-                counted(holes, "hole"),
+            "byte",
+            format_args!(
+                "of clear text LOST on the way into the tunnel, in {} that the collector shows: a larger --window helps",
+                counted(outbox.dropped_holes, "hole"),
             ),
         ),
-        (
-            flows,
-            format!(
-                "{} LOST whole: the tunnel's window had no room when they began",
-                counted(flows, "session")
-            ),
+        said(
+            outbox.dropped_flows,
+            "session",
+            "LOST whole: the tunnel's window had no room when they began",
         ),
-        (
+        said(
             unreadable,
-            format!("{} LOST on disk: the spool couldn't be read", batches(unreadable)),
+            "batch",
+            "LOST on disk: the spool couldn't be read",
         ),
     ]
     .into_iter()
-    .filter_map(|(count, line)| (count > 0).then_some(line))
-}
-
-pub(super) fn batches(count: u64) -> String {
-    match count {
-        1 => "1 batch".into(),
-        _ => format!("{count} batches"),
-    }
+    .flatten()
 }
