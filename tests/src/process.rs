@@ -1,6 +1,6 @@
 //! Other programs: started, waited for within a bound, and ended by their id.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -137,6 +137,22 @@ impl Drop for Process {
 /// Runs a program to its end with both outputs in pipes.
 ///
 /// # Panics
+/// Whether this is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether a test can't be run because this isn't root. It is said, past the harness, which shows only what tests say
+/// that fail.
+pub fn without_root(why: &str) -> bool {
+    if !is_root() {
+        let thread = thread::current();
+        let test = thread.name().unwrap_or("a test");
+        let _ = writeln!(io::stderr(), "{test}: NOT RUN without root: {why}");
+    }
+    !is_root()
+}
+
 /// See [`Process::start`] and [`Process::wait`].
 pub fn run(command: &mut Command) -> Output {
     Process::start_piped(command).output()

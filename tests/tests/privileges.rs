@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use mirror_tests::attach::{Run, Scenario, assert_whole};
 use mirror_tests::nats::NatsServer;
 use mirror_tests::place::{Place, write_secret};
-use mirror_tests::process::{Process, output_of, run, stdout_of, until};
+use mirror_tests::process::{Process, output_of, run, stdout_of, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::service::Agent;
 use mirror_tests::sslcollector::{binary, serve};
@@ -19,12 +19,10 @@ use rustix::process::{Pid, Signal, kill_process};
 const STEPS: [&str; 3] = ["open", "get:/get/20000", "close"];
 /// Everywhere, by its number.
 const NOBODY: &str = "65534";
+/// Without it there is one process only.
+const WHY: &str = "only root can be somebody else afterwards";
 /// CAP_SYS_ADMIN, capabilities(7), as a bit.
 const SYS_ADMIN: u64 = 1 << 21;
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// The values of a line of a process's status, proc_pid_status(5); `None`: there is no such process.
 fn status(pid: u32, name: &str) -> Option<Vec<String>> {
@@ -86,8 +84,8 @@ fn assert_no_privilege(pid: u32, uid: &str) {
 /// Other users' programs are mirrored as ever, with their names.
 #[test]
 fn the_agent_has_no_privilege_and_sees_what_it_has_to() {
-    if !is_root() {
-        return; // Only root can be somebody else afterwards.
+    if without_root(WHY) {
+        return;
     }
     let place = Place::new(&[1, 20_000]);
     let scenario = Scenario::new(&place);
@@ -136,7 +134,7 @@ fn the_agent_has_no_privilege_and_sees_what_it_has_to() {
 
 #[test]
 fn either_ends_with_the_other_or_goes_on_without() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1, 20_000]);
@@ -178,7 +176,7 @@ fn either_ends_with_the_other_or_goes_on_without() {
 /// Files that are begun later are in a directory where the agent itself may do nothing.
 #[test]
 fn the_next_files_are_those_of_who_started_it() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1]);
@@ -202,7 +200,7 @@ fn the_next_files_are_those_of_who_started_it() {
 /// `--user root` is one process, as it is without root.
 #[test]
 fn who_wants_to_stay_root_does() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1]);
@@ -220,7 +218,7 @@ fn who_wants_to_stay_root_does() {
 /// Containers often lack the right to change the user. It says so, and mirrors.
 #[test]
 fn without_the_right_to_change_the_user_it_says_so() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1, 20_000]);
@@ -246,7 +244,7 @@ fn without_the_right_to_change_the_user_it_says_so() {
 /// The pair that `--create` makes is made by the helper, and packets are sent by the agent.
 #[test]
 fn an_interface_is_made_by_the_helper() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1]);
@@ -300,7 +298,7 @@ fn an_interface_is_made_by_the_helper() {
 /// Both ends of a tunnel have threads before they give up privileges: these have none either.
 #[test]
 fn neither_end_of_a_tunnel_has_a_privilege() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1, 20_000]);
@@ -400,7 +398,7 @@ fn owners(port: u16) -> Vec<String> {
 /// Neither end speaks to a broker, nor to a reader, before it has given up its privileges.
 #[test]
 fn neither_side_of_a_broker_has_a_privilege() {
-    if !is_root() {
+    if without_root(WHY) {
         return;
     }
     let place = Place::new(&[1, 20_000]);

@@ -1,15 +1,18 @@
 //! What programs say of their connections, and what the kernel says of that: real programs, whose addresses are proven.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mirror_tests::attach::{Run, compile};
+use mirror_tests::client::PYTHON;
 use mirror_tests::load::{ab_at, assert_all_answered};
+use mirror_tests::native::{compile_gnu, hook_archive, source};
 use mirror_tests::network::{Namespace, enter_new_namespace, ip};
 use mirror_tests::nginx::{Nginx, Options};
-use mirror_tests::place::Place;
-use mirror_tests::process::{Process, output_of, until};
+use mirror_tests::place::{Place, free_port};
+use mirror_tests::process::{Process, is_root, output_of, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
 use mirror_tests::service::{Agent, How, open_to_others};
@@ -19,10 +22,6 @@ const SHORT: usize = 5000;
 const AT_ONCE: usize = 200;
 /// In both namespaces.
 const SERVER_PORT: u16 = 44_330;
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// Each of thousands of short connections has the port that nginx saw, whoever its worker has become; and nobody is
 /// accused.
@@ -67,8 +66,8 @@ fn short_connections_have_their_own_addresses() {
 /// kernel isn't asked about.
 #[test]
 fn the_same_addresses_in_two_namespaces() {
-    if !is_root() {
-        return; // Nobody else makes namespaces.
+    if without_root("nobody else makes namespaces") {
+        return;
     }
     let place = Place::new(&[]);
     enter_new_namespace();
@@ -128,17 +127,154 @@ fn the_same_addresses_in_two_namespaces() {
     );
 }
 
-/// A server that listens.
-fn server(place: &Place, mut openssl: Command) -> Process {
-    openssl.args(["s_server", "-www", "-accept"]);
-    openssl.arg(format!("127.0.0.1:{SERVER_PORT}"));
+/// As who accepts connections for others does, or systemd: its user isn't the one who made the socket.
+#[test]
+fn whose_connection_was_passed_on_to_it_has_it() {
+    if without_root("nobody else can be another user") {
+        return;
+    }
+    let place = Place::new(&[]);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &[]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/passed.py");
+    let mut command = Command::new(PYTHON);
+    agent.prepare(&mut command);
+    command.arg(script).arg(nginx.port.to_string()).arg("1234");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (program, stdin) = Process::start_fed(&mut command);
+    let flow = the_flow(&file);
+    drop(stdin);
+    let output = program.output();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        flow.client.port().to_string()
+    );
+    let comment = &flow.comment;
+    assert!(comment.contains(" uid=1234 "), "{comment}");
+    assert!(comment.contains(" bound=socket claim=proven "), "{comment}");
+    agent.end_well();
+    nginx.quit();
+}
+
+/// A connection of IPv4 at sockets of IPv6: of a server that takes both, and of a client that names the server so.
+#[test]
+fn addresses_of_ipv4_in_the_form_of_ipv6() {
+    let place = Place::new(&[]);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &["-I", "none"]);
+    let mut client = Command::new("openssl");
+    agent.prepare(&mut client);
+    client.args(["s_client", "-connect"]);
+    client.arg(format!("[::ffff:127.0.0.1]:{}", nginx.port));
+    client.stdout(Stdio::null()).stderr(Stdio::null());
+    let (mut client, stdin) = Process::start_fed(&mut client);
+    let flow = the_flow(&file);
+    drop(stdin);
+    client.wait();
+    let said = agent.end_well();
+    assert_proven(&flow, nginx.port, &said);
+    nginx.quit();
+
+    let agent = Agent::start(&place, &file, &["-I", "none"]);
+    let mut server = Command::new("openssl");
+    agent.prepare(&mut server);
+    let port = free_port();
+    let server = server_at(&place, server, &format!("[::]:{port}"), port);
+    compile(&place.path("attach"), &[]);
+    let wait = place.path("wait");
+    let mut client = Command::new(place.path("attach"));
+    client.arg(port.to_string()).arg("open");
+    client.arg(format!("wait:{}", wait.display())).arg("close");
+    let client = Process::start_piped(client.env_remove("LD_LIBRARY_PATH"));
+    let flow = the_flow(&file);
+    fs::write(wait.with_extension("go"), "").expect("a file");
+    let ended = Run::of(client.output());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    drop(server);
+    let said = agent.end_well();
+    assert_proven(&flow, port, &said);
+    assert_eq!(flow.client.port(), ended.connections[0].port);
+}
+
+/// What the C API takes from an application is told, however true: even beside a socket that would be proven.
+#[test]
+fn what_an_application_tells_is_never_proven() {
+    let place = Place::new(&[]);
+    let program = place.path("impostor");
+    let sources = [source("tests/data/impostor.c")];
+    compile_gnu(&sources, &program, &[&hook_archive()]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("an address").port();
+    // Of this process, and alive for all of the test.
+    let victim = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    let local = victim.local_addr().expect("an address");
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &["-I", "none"]);
+    let mut command = Command::new(program);
+    agent.prepare(&mut command);
+    command.args([port, local.port(), port].map(|port| port.to_string()));
+    let (mut program, stdin) = Process::start_fed(command.stdout(Stdio::null()));
+    let flow = the_flow(&file);
+    drop(stdin);
+    assert!(program.wait().success());
+    let said = agent.end_well();
+    assert_eq!(flow.server, local);
+    let comment = &flow.comment;
+    assert!(comment.contains(" bound=told community_id="), "{comment}");
+    assert!(!said.contains("confirmed"), "{said}");
+}
+
+/// The only flow of a capture that is being written, once it is there.
+fn the_flow(file: &Path) -> Flow {
+    let read = || flows(&Capture::read(file).ok()?).ok();
+    let mut found = until("a flow", || read().filter(|flows| !flows.is_empty()));
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// Between addresses of IPv4, as the kernel knows them.
+fn assert_proven(flow: &Flow, port: u16, said: &str) {
+    assert_eq!(flow.server.to_string(), format!("127.0.0.1:{port}"));
+    assert_eq!(flow.client.ip().to_string(), "127.0.0.1");
+    let comment = &flow.comment;
+    assert!(
+        comment.contains(" bound=socket claim=proven "),
+        "{comment}: {said}"
+    );
+}
+
+/// A server that listens on 127.0.0.1.
+fn server(place: &Place, openssl: Command) -> Process {
+    server_at(
+        place,
+        openssl,
+        &format!("127.0.0.1:{SERVER_PORT}"),
+        SERVER_PORT,
+    )
+}
+
+/// The same at an address with this port.
+fn server_at(place: &Place, mut openssl: Command, address: &str, port: u16) -> Process {
+    openssl.args(["s_server", "-www", "-accept", address]);
     openssl.arg("-cert").arg(place.path("cert.pem"));
     openssl.arg("-key").arg(place.path("key.pem"));
     let server = Process::start(openssl.stdout(Stdio::null()).stderr(Stdio::null()));
-    let listens = format!(":{SERVER_PORT:04X} 00000000:0000 0A");
+    // Of IPv4 or IPv6: a socket that listens has no peer.
+    let [local, peer] = [format!(":{port:04X} "), ":0000 0A ".to_owned()];
     until("a server", || {
-        let table = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).ok()?;
-        table.contains(&listens).then_some(())
+        let tables = ["tcp", "tcp6"].map(|table| {
+            let table = format!("/proc/{}/net/{table}", server.id());
+            fs::read_to_string(table).unwrap_or_default()
+        });
+        let mut lines = tables.iter().flat_map(|table| table.lines());
+        lines
+            .any(|line| line.contains(&local) && line.contains(&peer))
+            .then_some(())
     });
     server
 }

@@ -14,7 +14,7 @@ use mirror_tests::judges::{Profile, Suricata, follow_with};
 use mirror_tests::network::{enter_new_namespace, ip};
 use mirror_tests::nginx::Nginx;
 use mirror_tests::place::Place;
-use mirror_tests::process::{Process, output_of, run, until};
+use mirror_tests::process::{Process, is_root, output_of, run, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::sensor::{self, Sensor};
 use mirror_tests::service::Agent;
@@ -26,10 +26,6 @@ use serde_json::{Value, json};
 
 const STEPS: [&str; 3] = ["open", "get:/get/20000", "close"];
 const NOBODY: &str = "65534";
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// A client that has ended: its process id, and what it said and heard.
 fn client<S: AsRef<OsStr>>(scenario: &Scenario<'_>, words: &[S]) -> (u32, Vec<Connection>) {
@@ -275,8 +271,8 @@ fn how_sessions_end_is_told() {
 /// The agent and the server's clients are in different networks; one of these has a name.
 #[test]
 fn the_namespace_is_that_of_the_process() {
-    if !is_root() {
-        return; // Only root makes namespaces.
+    if without_root("only root makes namespaces") {
+        return;
     }
     let place = Place::new(&[1]);
     // Mounts are this thread's own from here on, and so are the names.
@@ -348,8 +344,8 @@ impl Drop for Group {
 
 #[test]
 fn names_that_programs_choose_break_nothing() {
-    if !is_root() {
-        return; // Only root makes cgroups.
+    if without_root("only root makes cgroups") {
+        return;
     }
     let place = Place::new(&[1]);
     let scenario = Scenario::new(&place);
@@ -440,8 +436,8 @@ fn a_log_that_was_moved_is_begun_anew() {
 
 #[test]
 fn a_full_disk_is_waited_for() {
-    if !is_root() {
-        return; // Only root makes disks.
+    if without_root("only root makes disks") {
+        return;
     }
     let place = Place::new(&[1]);
     let disk = Disk::new(&place.path("disk"), 1);

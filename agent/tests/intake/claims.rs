@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use agent::event::{Binding, FlowInfo, Proof};
+use mirror_tests::process::without_root;
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::net::sockopt::socket_cookie;
 
@@ -98,8 +99,8 @@ fn anothers_connection_is_refused() {
     let info = told("nowhere", &script, Stdio::piped());
     assert_eq!(info.proof, Some(Proof::Contradicted));
     assert_eq!(info.binding, Binding::Placeholder);
-    if !rustix::process::geteuid().is_root() {
-        return; // Only root's sockets can be another user's.
+    if without_root("only root's sockets can be another user's") {
+        return;
     }
     // The right cookie, which anybody can find out.
     let victim = Victim::new().of_another_user();
@@ -111,8 +112,8 @@ fn anothers_connection_is_refused() {
 /// systemd makes sockets as root, and others pass theirs on.
 #[test]
 fn who_was_given_a_descriptor_has_the_connection() {
-    if !rustix::process::geteuid().is_root() {
-        return; // Only root's sockets can be another user's.
+    if without_root("only root's sockets can be another user's") {
+        return;
     }
     let victim = Victim::new().of_another_user();
     let script = victim.script(victim.cookie());

@@ -243,6 +243,7 @@ impl Sockets for KernelSockets {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
+    use mirror_tests::process::without_root;
     use rustix::fs::{Gid, Uid, fchown};
     use rustix::net::sockopt::{set_socket_reuseport, socket_cookie};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -356,8 +357,8 @@ mod tests {
     /// As systemd makes sockets, and whoever passes them on.
     #[test]
     fn whose_socket_another_user_made_is_known_by_its_descriptor() {
-        if !rustix::process::geteuid().is_root() {
-            return; // Nobody else can be another user.
+        if without_root("nobody else can be another user") {
+            return;
         }
         let mut sockets = KernelSockets::new(None);
         let (client, _server) = connection("127.0.0.1:0");
