@@ -53,7 +53,8 @@ pub fn question(number: u32, ends: &Ends) -> [u8; QUESTION_BYTES] {
             put(44, &v6(peer).octets());
         }
     }
-    // Any interface; any cookie (INET_DIAG_NOCOOKIE): which one it has is to be told.
+    // Interface 0: one that is bound to an interface isn't found. Any cookie (INET_DIAG_NOCOOKIE): which one it has is to
+    // be told.
     put(64, &[0xff; 8]);
     out
 }
