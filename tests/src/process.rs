@@ -134,9 +134,6 @@ impl Drop for Process {
     }
 }
 
-/// Runs a program to its end with both outputs in pipes.
-///
-/// # Panics
 /// Whether this is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -153,6 +150,9 @@ pub fn without_root(why: &str) -> bool {
     !is_root()
 }
 
+/// Runs a program to its end with both outputs in pipes.
+///
+/// # Panics
 /// See [`Process::start`] and [`Process::wait`].
 pub fn run(command: &mut Command) -> Output {
     Process::start_piped(command).output()

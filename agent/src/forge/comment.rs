@@ -37,7 +37,12 @@ impl Display for Metadata<'_> {
             write!(f, " process={}", Word(&info.process.name))?;
         }
         write!(f, " pid={} uid={}", info.process.pid, info.process.uid)?;
-        write!(f, " role={} bound={}", info.role_word(), info.binding.word())?;
+        write!(
+            f,
+            " role={} bound={}",
+            info.role_word(),
+            info.binding.word()
+        )?;
         if let Some(proof) = info.proof {
             write!(f, " claim={}", proof.word())?;
         }

@@ -55,7 +55,7 @@ pub(super) enum Desk {
 impl Shared {
     /// For an agent with this id, and those processes whose rings it was given when it started.
     pub(super) fn new(agent: u32, kept: impl IntoIterator<Item = u32>) -> Self {
-        let known = kept.into_iter().map(|pid| (pid, started(pid)));
+        let known = kept.into_iter().map(|pid| (pid, start_of(pid)));
         Self {
             agent,
             known: Mutex::new(Known {
@@ -182,7 +182,7 @@ impl Shared {
         let known = self.known().last_started(pid);
         let known = known.ok_or(Refusal::Stranger(pid))?;
         let seen = Seen::of(pid);
-        let same = seen.started == known && started(pid) == known;
+        let same = seen.started == known && start_of(pid) == known;
         Ok(Reply::Process(if same { seen } else { Seen::default() }))
     }
 
@@ -190,7 +190,7 @@ impl Shared {
     fn of_known<T>(&self, pid: u32, look: impl FnOnce() -> T) -> Result<Option<T>, Refusal> {
         let known = self.known().last_started(pid);
         let known = known.ok_or(Refusal::Stranger(pid))?;
-        let same = || known != 0 && started(pid) == known;
+        let same = || known != 0 && start_of(pid) == known;
         let found = same().then(look);
         Ok(found.filter(|_| same()))
     }
@@ -223,7 +223,8 @@ impl Known {
     fn add(&mut self, pid: u32, started: u64) {
         if self.processes.len() >= self.most {
             // The agent waits: no more is looked at than has to be.
-            self.processes.retain(|(pid, known)| started(*pid) == *known);
+            self.processes
+                .retain(|(pid, known)| start_of(*pid) == *known);
             self.most = (2 * self.processes.len()).max(KNOWN_AT_FIRST);
         }
         self.processes.insert((pid, started));
@@ -236,7 +237,7 @@ impl Known {
 }
 
 /// When a process was started; 0: it is gone, or can't be seen.
-fn started(pid: u32) -> u64 {
+fn start_of(pid: u32) -> u64 {
     kin::started(pid).unwrap_or(0)
 }
 

@@ -153,7 +153,9 @@ pub(super) fn reduce_to_duties() {
     let _ = clear_ambient_capability_set();
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if !HELPERS.union(ENTERING).contains(one) && remove_capability_from_bounding_set(one).is_err() {
+        if !HELPERS.union(ENTERING).contains(one)
+            && remove_capability_from_bounding_set(one).is_err()
+        {
             break;
         }
     }

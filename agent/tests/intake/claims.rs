@@ -47,7 +47,11 @@ impl Victim {
     /// The same in a network namespace.
     fn script_in(&self, cookie: u64, network: u64) -> String {
         let (local, peer) = (self.socket.local_addr(), self.socket.peer_addr());
-        format!("claim {} {} {cookie} {network}", local.unwrap(), peer.unwrap())
+        format!(
+            "claim {} {} {cookie} {network}",
+            local.unwrap(),
+            peer.unwrap()
+        )
     }
 }
 
