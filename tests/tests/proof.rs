@@ -11,7 +11,7 @@ use mirror_tests::load::{ab_at, assert_all_answered};
 use mirror_tests::native::{compile_gnu, hook_archive, source};
 use mirror_tests::network::{Namespace, enter_new_namespace, ip};
 use mirror_tests::nginx::{Nginx, Options};
-use mirror_tests::place::{Place, free_port};
+use mirror_tests::place::Place;
 use mirror_tests::process::{Process, is_root, output_of, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
@@ -159,48 +159,6 @@ fn whose_connection_was_passed_on_to_it_has_it() {
     nginx.quit();
 }
 
-/// A connection of IPv4 at sockets of IPv6: of a server that takes both, and of a client that names the server so.
-#[test]
-fn addresses_of_ipv4_in_the_form_of_ipv6() {
-    let place = Place::new(&[]);
-    let nginx = Nginx::new(&place);
-    nginx.start();
-    let file = place.path("capture.pcapng");
-    let agent = Agent::start(&place, &file, &["-I", "none"]);
-    let mut client = Command::new("openssl");
-    agent.prepare(&mut client);
-    client.args(["s_client", "-connect"]);
-    client.arg(format!("[::ffff:127.0.0.1]:{}", nginx.port));
-    client.stdout(Stdio::null()).stderr(Stdio::null());
-    let (mut client, stdin) = Process::start_fed(&mut client);
-    let flow = the_flow(&file);
-    drop(stdin);
-    client.wait();
-    let said = agent.end_well();
-    assert_proven(&flow, nginx.port, &said);
-    nginx.quit();
-
-    let agent = Agent::start(&place, &file, &["-I", "none"]);
-    let mut server = Command::new("openssl");
-    agent.prepare(&mut server);
-    let port = free_port();
-    let server = server_at(&place, server, &format!("[::]:{port}"), port);
-    compile(&place.path("attach"), &[]);
-    let wait = place.path("wait");
-    let mut client = Command::new(place.path("attach"));
-    client.arg(port.to_string()).arg("open");
-    client.arg(format!("wait:{}", wait.display())).arg("close");
-    let client = Process::start_piped(client.env_remove("LD_LIBRARY_PATH"));
-    let flow = the_flow(&file);
-    fs::write(wait.with_extension("go"), "").expect("a file");
-    let ended = Run::of(client.output());
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    drop(server);
-    let said = agent.end_well();
-    assert_proven(&flow, port, &said);
-    assert_eq!(flow.client.port(), ended.connections[0].port);
-}
-
 /// What the C API takes from an application is told, however true: even beside a socket that would be proven.
 #[test]
 fn what_an_application_tells_is_never_proven() {
@@ -237,44 +195,17 @@ fn the_flow(file: &Path) -> Flow {
     found.remove(0)
 }
 
-/// Between addresses of IPv4, as the kernel knows them.
-fn assert_proven(flow: &Flow, port: u16, said: &str) {
-    assert_eq!(flow.server.to_string(), format!("127.0.0.1:{port}"));
-    assert_eq!(flow.client.ip().to_string(), "127.0.0.1");
-    let comment = &flow.comment;
-    assert!(
-        comment.contains(" bound=socket claim=proven "),
-        "{comment}: {said}"
-    );
-}
-
-/// A server that listens on 127.0.0.1.
-fn server(place: &Place, openssl: Command) -> Process {
-    server_at(
-        place,
-        openssl,
-        &format!("127.0.0.1:{SERVER_PORT}"),
-        SERVER_PORT,
-    )
-}
-
-/// The same at an address with this port.
-fn server_at(place: &Place, mut openssl: Command, address: &str, port: u16) -> Process {
-    openssl.args(["s_server", "-www", "-accept", address]);
+/// A server that listens.
+fn server(place: &Place, mut openssl: Command) -> Process {
+    openssl.args(["s_server", "-www", "-accept"]);
+    openssl.arg(format!("127.0.0.1:{SERVER_PORT}"));
     openssl.arg("-cert").arg(place.path("cert.pem"));
     openssl.arg("-key").arg(place.path("key.pem"));
     let server = Process::start(openssl.stdout(Stdio::null()).stderr(Stdio::null()));
-    // Of IPv4 or IPv6: a socket that listens has no peer.
-    let [local, peer] = [format!(":{port:04X} "), ":0000 0A ".to_owned()];
+    let listens = format!(":{SERVER_PORT:04X} 00000000:0000 0A");
     until("a server", || {
-        let tables = ["tcp", "tcp6"].map(|table| {
-            let table = format!("/proc/{}/net/{table}", server.id());
-            fs::read_to_string(table).unwrap_or_default()
-        });
-        let mut lines = tables.iter().flat_map(|table| table.lines());
-        lines
-            .any(|line| line.contains(&local) && line.contains(&peer))
-            .then_some(())
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).ok()?;
+        table.contains(&listens).then_some(())
     });
     server
 }
