@@ -14,6 +14,7 @@ use agent::forge::SequenceKey;
 use agent::helper::Helper;
 use agent::identity::{CollectorIdentity, collector_directory};
 use agent::keep::Manager;
+use agent::real::RealClients;
 use agent::tunnel::frame::Instance;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -137,11 +138,12 @@ fn start_workers(
     let key = SequenceKey::new(random()?);
     let log = open_log(&settings.outputs, helper)?;
     let (outputs, board) = (settings.outputs.clone(), Arc::clone(board));
-    let (helper, real_clients) = (helper.cloned(), settings.real_clients.clone());
+    let helper = helper.cloned();
+    let real_clients = settings.real_clients.clone().map(RealClients::new);
     Workers::start(&config, move |number| {
         let board = Arc::clone(&board);
         let mut column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
-        column.show_real_clients(real_clients.as_ref());
+        column.show_real_clients(real_clients.as_ref().map(RealClients::beside));
         Ok(ColumnOutlet::new(number, column, board))
     })
 }

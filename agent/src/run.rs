@@ -13,6 +13,7 @@ use agent::forge::SequenceKey;
 use agent::helper::Helper;
 use agent::intake::{Intake, Listener, PollOutcome};
 use agent::keep::{Inherited, Manager};
+use agent::real::RealClients;
 use anyhow::Context;
 use rustix::process::Signal;
 
@@ -72,7 +73,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let log = open_log(&outputs, helper)?;
     let key = SequenceKey::new(random()?);
     let mut column = Column::open(&outputs, &key, helper, log.as_ref())?;
-    column.show_real_clients(settings.real_clients.as_ref());
+    column.show_real_clients(settings.real_clients.clone().map(RealClients::new));
     column.take_complaints().iter().for_each(|line| say(line));
     let listening = "can't listen for programs";
     let config = place.intake_config(settings);

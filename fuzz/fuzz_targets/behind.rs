@@ -78,7 +78,8 @@ pub(crate) fn proxy_protocol(bytes: &[u8], info: &FlowInfo) {
 }
 
 /// Steps, each a byte: its low two bits say what (0, 1: the client, the server says as many bytes as the others tell,
-/// which follow; 2: so many of the client's are missing; 3: time passes).
+/// which follow; 2, 3: so many of the client's, of the server's are missing, but for 3 with 63: time passes, and with 62: the server
+/// ends, and says no more).
 fn proxied(mut steps: &[u8], info: &FlowInfo, way: Way) {
     let trusted = vec![network("0.0.0.0/1").expect("a network")];
     let mut clients = RealClients::new(Policy { way, trusted });
@@ -95,6 +96,7 @@ fn proxied(mut steps: &[u8], info: &FlowInfo, way: Way) {
     };
     event(&mut clients, &mut rules, FlowChange::Begin(info));
     let (mut said, mut missing, mut offsets) = ([0, 0], [0, 0], [0, 0]);
+    let mut ended = false;
     while let Some((step, rest)) = steps.split_first() {
         let length = usize::from(step >> 2);
         let from = match step & 3 {
@@ -103,11 +105,12 @@ fn proxied(mut steps: &[u8], info: &FlowInfo, way: Way) {
         };
         steps = rest;
         let offset: u64 = offsets[from as usize];
+        let over = ended && from == Side::Server;
         match step & 3 {
             0 | 1 => {
                 let (bytes, rest) = steps.split_at(length.min(steps.len()));
                 steps = rest;
-                if bytes.is_empty() {
+                if bytes.is_empty() || over {
                     continue;
                 }
                 said[from as usize] += bytes.len() as u64;
@@ -119,9 +122,14 @@ fn proxied(mut steps: &[u8], info: &FlowInfo, way: Way) {
                 };
                 event(&mut clients, &mut rules, change);
             }
-            2 if length > 0 => {
-                missing[0] += length as u64;
-                offsets[0] += length as u64;
+            3 if length == 63 => clients.expire(WallTime(u64::MAX), &mut rules),
+            3 if length == 62 && !ended => {
+                ended = true;
+                event(&mut clients, &mut rules, FlowChange::Finish { from });
+            }
+            _ if length > 0 && !over => {
+                missing[from as usize] += length as u64;
+                offsets[from as usize] += length as u64;
                 let change = FlowChange::Hole {
                     from,
                     offset,
@@ -129,11 +137,14 @@ fn proxied(mut steps: &[u8], info: &FlowInfo, way: Way) {
                 };
                 event(&mut clients, &mut rules, change);
             }
-            _ if length == 63 => clients.expire(WallTime(u64::MAX), &mut rules),
             _ => {}
         }
     }
-    for from in [Side::Client, Side::Server] {
+    let sides = [Side::Client, Side::Server];
+    for from in sides
+        .into_iter()
+        .filter(|side| !ended || *side == Side::Client)
+    {
         event(&mut clients, &mut rules, FlowChange::Finish { from });
     }
     assert_eq!(clients.oldest_held(), None);

@@ -22,7 +22,7 @@ use agent::helper::Helper;
 use agent::output::{
     LogStats, LogWriter, ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats,
 };
-use agent::real::{Policy, RealClients, RealStats};
+use agent::real::{RealClients, RealStats};
 
 pub(crate) use self::broken::Broken;
 pub(crate) use self::broker::BrokerStats;
@@ -247,8 +247,8 @@ impl Column {
     }
 
     /// From here on flows behind trusted proxies have their clients' addresses.
-    pub(crate) fn show_real_clients(&mut self, policy: Option<&Policy>) {
-        self.real_clients = policy.cloned().map(RealClients::new);
+    pub(crate) fn show_real_clients(&mut self, real_clients: Option<RealClients>) {
+        self.real_clients = real_clients;
     }
 
     /// What was found of them.

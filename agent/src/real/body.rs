@@ -84,6 +84,26 @@ impl Body {
             Self::Chunked(chunked) => chunked.advance(bytes),
         }
     }
+
+    /// How many of so many missing bytes certainly belong to the body, and whether it ends with them. Nothing: nobody can
+    /// tell where it ends.
+    pub(super) fn skip(&mut self, bytes: u64) -> Option<(u64, bool)> {
+        match self {
+            Self::Length(left) => {
+                let taken = bytes.min(*left);
+                *left -= taken;
+                Some((taken, *left == 0))
+            }
+            Self::Chunked(Chunked {
+                state: ChunkState::Data(left),
+                ..
+            }) if bytes < *left => {
+                *left -= bytes;
+                Some((bytes, false))
+            }
+            Self::Chunked(_) => None,
+        }
+    }
 }
 
 impl Chunked {
@@ -182,6 +202,19 @@ mod tests {
         let mut body = Body::Length(5);
         assert_eq!(body.advance(b"abc"), Ok((3, false)));
         assert_eq!(body.advance(b"defg"), Ok((2, true)));
+    }
+
+    #[test]
+    fn a_hole_within_a_known_length_is_no_end() {
+        let mut body = Body::Length(5);
+        assert_eq!(body.skip(2), Some((2, false)));
+        assert_eq!(body.skip(7), Some((3, true)));
+        let mut body = Body::chunked();
+        assert_eq!(body.skip(1), None);
+        assert_eq!(body.advance(b"9\r\nabc"), Ok((6, false)));
+        assert_eq!(body.skip(6), None);
+        assert_eq!(body.skip(4), Some((4, false)));
+        assert_eq!(body.advance(b"hi\r\n0\r\n\r\n"), Ok((9, true)));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! All flows, on their way to the outputs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use mirror_hook::event::Announcement;
 
@@ -9,10 +9,9 @@ use super::endpoints::Endpoints;
 use super::lanes::{Context, Lanes};
 use super::session::Session;
 use super::stats::{RealStats, Stop};
+use super::waiting::Waiting;
 use crate::event::{Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, Tuple, WallTime};
 
-/// How long a head may take, in nanoseconds of the events' times.
-const HOLD_NS: u64 = 1_000_000_000;
 /// Text that may wait in all, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
 /// Further flows have numbers that no session's flow has.
@@ -27,8 +26,7 @@ pub struct RealClients {
     others: HashMap<u64, Other>,
     endpoints: Endpoints,
     next_flow: u64,
-    /// Sessions of which something waits: since when.
-    waiting: BTreeSet<(WallTime, u64)>,
+    waiting: Waiting,
     held_bytes: usize,
     stats: RealStats,
 }
@@ -48,9 +46,17 @@ impl RealClients {
             others: HashMap::new(),
             endpoints: Endpoints::default(),
             next_flow: FIRST_FLOW,
-            waiting: BTreeSet::new(),
+            waiting: Waiting::default(),
             held_bytes: 0,
             stats: RealStats::default(),
+        }
+    }
+
+    /// For another worker, whose flows come out beside ours: no live ones have the same made-up addresses.
+    pub fn beside(&self) -> Self {
+        Self {
+            endpoints: self.endpoints.clone(),
+            ..Self::new(self.policy.clone())
         }
     }
 
@@ -71,7 +77,9 @@ impl RealClients {
             Some(true) => drop(self.sessions.remove(&event.flow)),
             Some(false) if self.held_bytes > MAX_HELD_BYTES => {
                 self.with(event.flow, sink, |session, _, context| {
-                    session.stop_requests(Stop::Size, context);
+                    if session.held_bytes() > 0 {
+                        session.stop_requests(Stop::Size, context);
+                    }
                 });
             }
             Some(false) => {}
@@ -80,23 +88,21 @@ impl RealClients {
 
     /// All that happened before `now` has been taken: what has waited long enough waits no more.
     pub fn expire(&mut self, now: WallTime, sink: &mut dyn FlowSink) {
-        while let Some(&(since, flow)) = self.waiting.first()
-            && since.0.saturating_add(HOLD_NS) <= now.0
-        {
+        while let Some(flow) = self.waiting.due(now) {
             self.with(flow, sink, |session, _, context| session.expire(context));
         }
     }
 
     /// Nothing more comes: nothing waits any more.
     pub fn finish(&mut self, sink: &mut dyn FlowSink) {
-        while let Some(&(_, flow)) = self.waiting.first() {
+        while let Some(flow) = self.waiting.pop() {
             self.with(flow, sink, |session, _, context| session.expire(context));
         }
     }
 
     /// The earliest time that an event yet to come from here may have because it waits here now.
     pub fn oldest_held(&self) -> Option<WallTime> {
-        self.waiting.first().map(|(since, _)| *since)
+        self.waiting.oldest()
     }
 
     /// Counts so far.
@@ -106,14 +112,10 @@ impl RealClients {
 
     fn begin(&mut self, event: FlowEvent<'_>, info: &FlowInfo, sink: &mut dyn FlowSink) {
         let flow = event.flow;
-        let known = self.sessions.contains_key(&flow) || self.others.contains_key(&flow);
         // The addresses of who isn't known are nobody's.
-        let trusted =
-            info.binding != Binding::Placeholder && self.policy.trusts(info.tuple.client.ip());
-        if known || !trusted {
-            if !known {
-                self.other(flow, info.tuple);
-            }
+        let known = info.binding != Binding::Placeholder;
+        if !known || !self.policy.trusts(info.tuple.client.ip()) {
+            self.other(flow, info.tuple);
             return sink.flow_event(event);
         }
         self.stats.sessions += 1;
@@ -121,8 +123,7 @@ impl RealClients {
         let is_http2 = self.policy.way == Way::Xff && info.alpn.as_deref() == Some("h2");
         if from_start && !is_http2 {
             let session = Session::new(flow, event.at, info, self.policy.way);
-            self.waiting
-                .extend(session.waits_since().map(|since| (since, flow)));
+            self.waiting.note(flow, session.waits_since());
             self.sessions.insert(flow, session);
             return;
         }
@@ -143,7 +144,7 @@ impl RealClients {
             sink,
         };
         let mut lanes = Lanes::new(flow, info);
-        lanes.of(None, event.at, 0, &mut context);
+        lanes.own(event.at, 0, &mut context);
         lanes.give_back(context.endpoints);
         self.other(flow, info.tuple);
     }
@@ -182,22 +183,16 @@ impl RealClients {
         act: impl FnOnce(&mut Session, &Policy, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let session = self.sessions.get_mut(&flow)?;
-        let (since, held) = (session.waits_since(), session.held_bytes());
+        let held = session.held_bytes();
         let mut context = Context {
-            endpoints: &mut self.endpoints,
+            endpoints: &self.endpoints,
             next_flow: &mut self.next_flow,
             stats: &mut self.stats,
             sink,
         };
         let result = act(session, &self.policy, &mut context);
         self.held_bytes = self.held_bytes + session.held_bytes() - held;
-        if since != session.waits_since() {
-            if let Some(since) = since {
-                self.waiting.remove(&(since, flow));
-            }
-            let since = session.waits_since();
-            self.waiting.extend(since.map(|since| (since, flow)));
-        }
+        self.waiting.note(flow, session.waits_since());
         Some(result)
     }
 }

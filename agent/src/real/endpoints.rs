@@ -1,7 +1,9 @@
 //! Which addresses live flows have, so that a port that is made up is nobody's.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{ToldAddress, Tuple};
 
@@ -10,29 +12,32 @@ const FIRST_PORT: u16 = 1024;
 /// How many ports are tried.
 const ATTEMPTS: usize = 4096;
 
-/// Addresses in use, with the number of flows that have them.
-#[derive(Debug, Default)]
+/// Addresses in use, with the number of flows that have them. Clones share them: flows of all workers come out at one
+/// place.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Endpoints {
-    used: HashMap<Tuple, u32>,
+    used: Arc<Mutex<HashMap<Tuple, u32>>>,
 }
 
 impl Endpoints {
-    pub(super) fn take(&mut self, tuple: Tuple) {
-        *self.used.entry(tuple.in_one_family()).or_default() += 1;
+    /// A flow with these begins.
+    pub(super) fn take(&self, tuple: Tuple) {
+        *self.used().entry(tuple.in_one_family()).or_default() += 1;
     }
 
-    pub(super) fn give_back(&mut self, tuple: Tuple) {
-        if let Some(count) = self.used.get_mut(&tuple.in_one_family()) {
-            *count -= 1;
-            if *count == 0 {
-                self.used.remove(&tuple.in_one_family());
+    /// It has ended.
+    pub(super) fn give_back(&self, tuple: Tuple) {
+        if let Entry::Occupied(mut count) = self.used().entry(tuple.in_one_family()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }
 
-    /// The addresses of a flow of `client` by the way of `proxy`, which no other has: with the client's port where that is known,
-    /// else with the proxy's, or one behind these. Nothing: there are none, or they would say what can't be, a client on this host's
-    /// loopback whose server isn't.
+    /// Takes the addresses of a flow of `client` by the way of `proxy`, which no other has: with the client's port where that is
+    /// known, else with the proxy's, or one behind these. Nothing: there are none, or they would say what can't be, a client on this
+    /// host's loopback whose server isn't.
     pub(super) fn derive(&self, proxy: Tuple, client: ToldAddress) -> Option<Tuple> {
         if client.ip.is_loopback() && !proxy.server.ip().to_canonical().is_loopback() {
             return None;
@@ -43,14 +48,21 @@ impl Endpoints {
             server: proxy.server,
         }
         .in_one_family();
+        let mut used = self.used();
         for _ in 0..ATTEMPTS {
-            if tuple.client != tuple.server && !self.used.contains_key(&tuple) {
+            if tuple.client != tuple.server && !used.contains_key(&tuple) {
+                used.insert(tuple, 1);
                 return Some(tuple);
             }
             let next = tuple.client.port().checked_add(1).unwrap_or(FIRST_PORT);
             tuple.client.set_port(next.max(FIRST_PORT));
         }
         None
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<Tuple, u32>> {
+        // Whole between two statements.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,7 +71,7 @@ mod tests {
     use super::*;
 
     fn derive(used: &[&str], proxy: (&str, &str), client: (&str, Option<u16>)) -> Option<String> {
-        let mut endpoints = Endpoints::default();
+        let endpoints = Endpoints::default();
         let server = proxy.1.parse().unwrap();
         for client in used {
             let client = client.parse().unwrap();
@@ -110,12 +122,12 @@ mod tests {
             client: "10.0.0.1:1".parse().unwrap(),
             server: "10.0.0.2:2".parse().unwrap(),
         };
-        let mut endpoints = Endpoints::default();
+        let endpoints = Endpoints::default();
         endpoints.take(tuple);
         endpoints.take(tuple);
         endpoints.give_back(tuple);
-        assert!(endpoints.used.contains_key(&tuple));
+        assert!(endpoints.used().contains_key(&tuple));
         endpoints.give_back(tuple);
-        assert!(endpoints.used.is_empty());
+        assert!(endpoints.used().is_empty());
     }
 }

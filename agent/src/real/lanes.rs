@@ -9,12 +9,12 @@ use crate::event::{
     ToldAddress, Tuple, WallTime,
 };
 
-/// Most flows of one session at a time.
+/// Most flows of one session's clients at a time.
 const MAX_LANES: usize = 64;
 
 /// Where things go, and what all sessions share.
 pub(super) struct Context<'a> {
-    pub(super) endpoints: &'a mut Endpoints,
+    pub(super) endpoints: &'a Endpoints,
     pub(super) next_flow: &'a mut u64,
     pub(super) stats: &'a mut RealStats,
     pub(super) sink: &'a mut dyn FlowSink,
@@ -32,6 +32,8 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     /// How many have begun.
     begun: u64,
+    /// Which sides say no more: in no flow, also those that begin later.
+    finished: [bool; 2],
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl Lanes {
             flow,
             lanes: Vec::new(),
             begun: 0,
+            finished: [false; 2],
         }
     }
 
@@ -67,15 +70,11 @@ impl Lanes {
         header_bytes: usize,
         context: &mut Context<'_>,
     ) -> Option<LaneNumber> {
-        let ip = |client: &Client| client.map(|(told, _)| told);
-        let mut lanes = self.lanes.iter();
-        if let Some(known) = lanes.position(|lane| ip(&lane.client) == ip(&client)) {
-            return Some(LaneNumber(known));
-        }
-        let derived = client.and_then(|(told, _)| context.endpoints.derive(self.info.tuple, told));
-        if derived.is_none() && client.is_some() {
-            // What can't be shown is the proxy's.
-            return self.of(None, at, header_bytes, context);
+        let Some((told, _)) = client else {
+            return Some(self.own(at, header_bytes, context));
+        };
+        if let Some(known) = self.known(Some(told)) {
+            return Some(known);
         }
         let slot = if self.lanes.len() < MAX_LANES {
             self.lanes.len()
@@ -84,15 +83,55 @@ impl Lanes {
             let idle = lanes.filter(|(_, lane)| lane.unanswered == 0);
             idle.min_by_key(|(_, lane)| lane.last)?.0
         };
+        match context.endpoints.derive(self.info.tuple, told) {
+            Some(tuple) => Some(self.begin(slot, (client, tuple), at, header_bytes, context)),
+            // What can't be shown is the proxy's.
+            None => Some(self.own(at, header_bytes, context)),
+        }
+    }
+
+    /// The flow of the proxy's own address, for what nobody is known to have said. There is room for it, besides all
+    /// clients'.
+    pub(super) fn own(
+        &mut self,
+        at: WallTime,
+        header_bytes: usize,
+        context: &mut Context<'_>,
+    ) -> LaneNumber {
+        self.known(None).unwrap_or_else(|| {
+            let tuple = self.info.tuple;
+            context.endpoints.take(tuple);
+            let slot = self.lanes.len();
+            self.begin(slot, (None, tuple), at, header_bytes, context)
+        })
+    }
+
+    fn known(&self, client: Option<ToldAddress>) -> Option<LaneNumber> {
+        let mut lanes = self.lanes.iter();
+        let known = lanes.position(|lane| lane.client.map(|(told, _)| told) == client);
+        known.map(LaneNumber)
+    }
+
+    /// Begins a flow, whose addresses are taken, in place of another one or behind the last.
+    fn begin(
+        &mut self,
+        slot: usize,
+        (client, tuple): (Client, Tuple),
+        at: WallTime,
+        header_bytes: usize,
+        context: &mut Context<'_>,
+    ) -> LaneNumber {
+        let finished = self.finished;
         if let Some(old) = self.lanes.get_mut(slot) {
             // All that it was asked it has answered.
-            for from in [Side::Client, Side::Server] {
-                old.emit(at, FlowChange::Finish { from }, context.sink);
-            }
+            let sides = [Side::Client, Side::Server].into_iter();
+            sides
+                .filter(|side| !finished[*side as usize])
+                .for_each(|from| old.emit(at, FlowChange::Finish { from }, context.sink));
             context.endpoints.give_back(old.tuple);
         }
         let mut info = (*self.info).clone();
-        info.tuple = derived.unwrap_or(info.tuple);
+        info.tuple = tuple;
         info.real_client = Some(RealClient {
             proxy: self.info.tuple.client,
             told: client,
@@ -108,21 +147,24 @@ impl Lanes {
         };
         self.begun += 1;
         context.stats.begun(client.map(|(_, way)| way));
-        context.endpoints.take(info.tuple);
         let mut lane = Lane {
             client,
             flow,
-            tuple: info.tuple,
+            tuple,
             said: [0; 2],
             last: at,
             unanswered: 0,
         };
         lane.emit(at, FlowChange::Begin(&info), context.sink);
+        if finished[Side::Server as usize] {
+            let from = Side::Server;
+            lane.emit(at, FlowChange::Finish { from }, context.sink);
+        }
         match self.lanes.get_mut(slot) {
             Some(old) => *old = lane,
             None => self.lanes.push(lane),
         }
-        Some(LaneNumber(slot))
+        LaneNumber(slot)
     }
 
     /// Text in a flow.
@@ -183,8 +225,14 @@ impl Lanes {
         }
     }
 
+    /// Of no request an answer is waited for any more.
+    pub(super) fn await_nothing(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.unanswered = 0);
+    }
+
     /// A side of the session says no more: no flow of it does.
     pub(super) fn finish(&mut self, at: WallTime, from: Side, sink: &mut dyn FlowSink) {
+        self.finished[from as usize] = true;
         let lanes = self.lanes.iter_mut();
         lanes.for_each(|lane| lane.emit(at, FlowChange::Finish { from }, sink));
     }
@@ -197,12 +245,18 @@ impl Lanes {
         cause: ResetCause,
         sink: &mut dyn FlowSink,
     ) {
+        self.finished = [true; 2];
         let lanes = self.lanes.iter_mut();
         lanes.for_each(|lane| lane.emit(at, FlowChange::Reset { by, cause }, sink));
     }
 
+    /// Neither side says more.
+    pub(super) fn are_over(&self) -> bool {
+        self.finished == [true; 2]
+    }
+
     /// All are over.
-    pub(super) fn give_back(&mut self, endpoints: &mut Endpoints) {
+    pub(super) fn give_back(&mut self, endpoints: &Endpoints) {
         let lanes = self.lanes.drain(..);
         lanes.for_each(|lane| endpoints.give_back(lane.tuple));
     }

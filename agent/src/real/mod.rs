@@ -16,8 +16,9 @@
 //!   proxy appends whom it has heard itself.
 //! - [`Way::Xff`]: the heads of HTTP/1.1 requests are read, wherever they are in the stream. A request for another
 //!   client than the one before goes into a flow of its own (a lane), with its answer. Ends of messages are followed
-//!   by RFC 9112 section 6.3. What isn't understood, a hole included, ends the following: the session goes on in the flow
-//!   that it is in. HTTP/2 isn't read.
+//!   by RFC 9112 section 6.3. A request that isn't understood, or may lie in a hole, ends the following: it and what comes behind
+//!   it is nobody's, in a flow of the proxy's own address. Behind an answer that isn't understood, requests are told apart as
+//!   before, and what the server says goes to the latest. HTTP/2 isn't read.
 //! - [`Way::ProxyProtocol`]: the header in front of the client's text names the client; it is taken out.
 //! - A head that isn't complete yet waits, within bounds of bytes and time, so each byte is in the flow that it belongs
 //!   to. It is never in two, and never missing: all bytes come out, but for the PROXY header.
@@ -41,6 +42,7 @@ mod session;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use claim::{Policy, Way};
 pub use clients::RealClients;

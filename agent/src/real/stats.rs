@@ -2,7 +2,8 @@
 
 use crate::event::RealClientWay;
 
-/// Why requests of a session aren't told apart from some place on: what comes behind it stays in the flow that it is in.
+/// Why one side of a session isn't followed from some place on: nobody knows any more whose requests there are, or which of
+/// them is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The client's text is no HTTP/1.x, or the server spoke first.
@@ -78,7 +79,7 @@ pub struct RealStats {
     pub headerless: u64,
     /// Bytes of PROXY headers, which are in no flow.
     pub header_bytes: u64,
-    /// Sessions whose requests aren't told apart from some place on, by [`Stop`], in the order of [`Stop::ALL`].
+    /// Sessions that aren't followed from some place on, by the first [`Stop`], in the order of [`Stop::ALL`].
     pub stopped: [u64; Stop::ALL.len()],
 }
 

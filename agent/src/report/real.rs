@@ -39,7 +39,7 @@ pub(crate) fn lines(stats: &RealStats) -> Vec<String> {
             stopped,
             "session",
             format_args!(
-                "whose requests aren't told apart from some place on: {}",
+                "not followed from some place on: {}",
                 stops.join(", ")
             ),
         ),
@@ -81,7 +81,7 @@ mod tests {
         stats.stopped[Stop::Http2 as usize] = 1;
         let said = [
             "3 sessions of trusted proxies: 4 clients by X-Forwarded-For, 1 flow under a proxy's own address",
-            "1 session whose requests aren't told apart from some place on: HTTP/2 (1)",
+            "1 session not followed from some place on: HTTP/2 (1)",
         ];
         assert_eq!(lines(&stats), said);
     }
