@@ -1,11 +1,12 @@
 //! Services behind real proxies: whose address their flows have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
+use mirror_tests::judges::{Profile, Suricata, complaints, follow};
 use mirror_tests::nginx::Nginx;
 use mirror_tests::place::{Place, content, free_port};
 use mirror_tests::process::{Process, find, output_of, until};
@@ -22,6 +23,17 @@ const TRUST_XFF: [&str; 4] = ["--real-client", "xff", "--trusted-proxy", PROXY];
 
 /// nginx as a proxy: one process, which keeps one connection to the service.
 fn nginx(place: &Place, port: u16, service: u16) -> Vec<String> {
+    let field = "X-Forwarded-For $proxy_add_x_forwarded_for";
+    nginx_that_says(field, place, (PROXY, port), service)
+}
+
+/// The same at any address, with this field.
+fn nginx_that_says(
+    field: &str,
+    place: &Place,
+    (address, port): (&str, u16),
+    service: u16,
+) -> Vec<String> {
     let dir = place.directory().display();
     let proxied = "proxy_pass https://service; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_bind";
     let mut text = format!(
@@ -39,10 +51,10 @@ http {{
     text += &format!(
         "  upstream service {{ server 127.0.0.1:{service}; keepalive 1; }}
   server {{
-    listen {PROXY}:{port};
+    listen {address}:{port};
     location / {{
       {proxied} {PROXY};
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header {field};
     }}
   }}
 }}
@@ -184,24 +196,82 @@ fn assert_told_apart(place: &Place, flows: &[Flow], said: &str) {
         );
         assert_eq!(flow.comment.contains(" xff="), client != "127.0.0.4");
     }
+    let client = |host: &str, port: u16| format!("{host}:{port}");
+    let (one, other) = (client("127.0.0.2", port), client("127.0.0.3", port));
+    let direct = client("127.0.0.4", log[3].port);
+    let asked = [(&one, 1), (&one, 20_000), (&other, 200_000), (&direct, 1)];
+    ask_judges(place, &asked.map(|(client, size)| (&**client, size)));
 }
 
-fn clients_are_told_apart(proxy: fn(&Place, u16, u16) -> Vec<String>) {
-    let place = Place::new(&[1, 20_000, 200_000]);
-    let service = Nginx::new(&place);
+/// A service behind a proxy at `address`, as long as somebody asks at the ports of both. What sslcollector says.
+fn mirror_behind(
+    place: &Place,
+    address: &str,
+    proxy: impl FnOnce(u16, u16) -> Vec<String>,
+    ask: impl FnOnce(u16, u16),
+) -> String {
+    let service = Nginx::new(place);
     let mut mirrored = sslcollector::run_to(&place.path("capture.pcapng"), &TRUST_XFF);
     let server = Process::start_piped(mirrored.args(service.command(false)));
     service.wait_until_up();
     let port = free_port();
-    let mut proxy = Process::start(&mut command(&proxy(&place, port, service.port)));
-    wait_for(PROXY, port);
+    let mut proxy = Process::start(&mut command(&proxy(port, service.port)));
+    wait_for(address, port);
     ask(port, service.port);
     proxy.signal(Signal::TERM);
     proxy.wait();
     service.quit();
-    let said = String::from_utf8_lossy(&server.output().stderr).into_owned();
+    String::from_utf8_lossy(&server.output().stderr).into_owned()
+}
+
+fn clients_are_told_apart(proxy: fn(&Place, u16, u16) -> Vec<String>) {
+    let place = Place::new(&[1, 20_000, 200_000]);
+    let proxy = |port, service| proxy(&place, port, service);
+    let said = mirror_behind(&place, PROXY, proxy, ask);
     assert!(said.contains("2 clients by X-Forwarded-For"), "{said}");
     assert_told_apart(&place, &read(&place, &said), &said);
+}
+
+/// What other people's programs make of the packets: each request by its client, and nothing to object to. `asked`: both,
+/// and the bytes of the answer.
+fn ask_judges(place: &Place, asked: &[(&str, usize)]) {
+    let capture = place.path("capture.pcapng");
+    let verdict = Suricata.read(&capture, Profile::Sslcollector, &place.path("judge"));
+    assert_eq!(verdict.complaints(), [""; 0], "Suricata objects");
+    let clients: BTreeSet<&str> = asked.iter().map(|(client, _)| *client).collect();
+    assert_eq!(verdict.flow_states, vec!["closed"; clients.len()]);
+    let mut seen: Vec<_> = verdict.http.iter().collect();
+    seen.sort_by_key(|event| event.length);
+    let seen = seen
+        .iter()
+        .map(|event| (&*event.url, event.status, event.length));
+    let mut sizes: Vec<_> = asked.iter().map(|(_, size)| *size).collect();
+    sizes.sort_unstable();
+    let urls: Vec<_> = sizes.iter().map(|size| format!("/get/{size}")).collect();
+    let expected = urls.iter().zip(&sizes);
+    assert!(
+        seen.eq(expected.map(|(url, size)| (&**url, 200, *size as u64))),
+        "{:?}",
+        verdict.http
+    );
+    assert_eq!(complaints(&capture), [""; 0], "tshark objects");
+    let fields = ["ip.src", "ipv6.src", "tcp.srcport", "http.request.uri"];
+    let mut seen = follow(&capture, "http.request", &fields);
+    let mut expected: Vec<_> = asked
+        .iter()
+        .map(|(client, size)| {
+            let client: SocketAddr = client.parse().expect("an address");
+            let (ip, port) = (client.ip(), client.port());
+            let both = match client.is_ipv4() {
+                true => format!("{ip}\t"),
+                false => format!("\t{ip}"),
+            };
+            format!("{both}\t{port}\t/get/{size}")
+        })
+        .collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -212,6 +282,47 @@ fn nginx_as_a_proxy() {
 #[test]
 fn haproxy_as_a_proxy() {
     clients_are_told_apart(haproxy);
+}
+
+/// Each connection to the proxy is told with its port; by the other family than that to the service.
+#[test]
+fn forwarded_by_a_proxy_for_ipv6() {
+    let place = Place::new(&[1, 20_000]);
+    let field = "Forwarded 'for=\"[$remote_addr]:$remote_port\";proto=http'";
+    let proxy = |port, service| nginx_that_says(field, &place, ("[::1]", port), service);
+    let ask = |port, _| {
+        for size in [1, 20_000] {
+            let url = format!("http://[::1]:{port}/get/{size}");
+            assert_eq!(curl("::1", &url, &["-g"]), content(size));
+        }
+    };
+    let said = mirror_behind(&place, "::1", proxy, ask);
+    assert!(said.contains("2 clients by Forwarded"), "{said}");
+    let log = Nginx::read_log(&place);
+    let [one, other] = &log[..] else {
+        panic!("{log:?}");
+    };
+    assert_eq!(one.port, other.port, "the proxy keeps its connection");
+    let flows = read(&place, &said);
+    assert_eq!(flows.len(), 2, "{flows:?}\n{said}");
+    let mut asked = Vec::new();
+    for (flow, (entry, size)) in flows.iter().zip([(one, 1), (other, 20_000)]) {
+        let client = flow.client;
+        assert_eq!(client.ip(), Ipv6Addr::LOCALHOST);
+        assert_eq!(flow.server.ip(), Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+        let mark = format!(" xff={client}<-{PROXY}:{} xff_by=forwarded", entry.port);
+        assert!(flow.comment.contains(&mark), "{}", flow.comment);
+        assert_eq!(flow.request.length(), entry.request_length);
+        assert_eq!(flow.response.length(), entry.bytes_sent);
+        let answered = flow.response.whole().expect("no hole");
+        assert!(answered.ends_with(&content(size)));
+        asked.push((client.to_string(), size));
+    }
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|(client, size)| (&**client, *size))
+        .collect();
+    ask_judges(&place, &asked);
 }
 
 /// Both ends of the proxy's connection are mirrored, on their way to one collector: this brings the copies together,
