@@ -271,8 +271,10 @@ impl Membership {
         let from = u16::try_from(rank * usize::from(PARTITIONS) / alive.len()).unwrap_or(0);
         let around = partitions().map(|offset| (from + offset) % PARTITIONS);
         let wanted: Vec<_> = around.filter(free).collect();
+        let began = Moment::now();
         for partition in wanted {
-            if have >= share || !self.context.permit.holds() {
+            // A broker may be slow: what we have is renewed first, and the rest taken at the next look.
+            if have >= share || !self.context.permit.holds() || began.elapsed() >= RENEWAL {
                 break;
             }
             have += usize::from(self.acquire(partition).await);

@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use agent::broker::key::{FleetKey, Terms};
 use mirror_tests::process::until;
@@ -93,6 +94,63 @@ fn a_collector_goes_on_whatever_the_broker_says() {
     assert_eq!(fleet.stat(0, "begun_anew"), SPOILT as u64);
     let said = fleet.collectors[0].status();
     assert!(said.contains("has ended by what the broker said"), "{said}");
+}
+
+/// A way to a server on which each word of its takes this long.
+fn slow_way(port: u16, delay: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || pass_late(server, client, delay));
+        }
+    });
+    url
+}
+
+/// Ends with the connection. Nothing waits for what comes behind it.
+fn pass_late(mut server: TcpStream, mut client: TcpStream, delay: Duration) {
+    let (heard, late) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        for (at, bytes) in late {
+            thread::sleep(delay.saturating_sub(at.elapsed()));
+            if client.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = client.shutdown(Shutdown::Both);
+    });
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = server.read(&mut bytes) {
+        if heard
+            .send((Instant::now(), bytes[..length].to_vec()))
+            .is_err()
+        {
+            break;
+        }
+    }
+}
+
+/// To take all partitions one after the other takes longer there than a lease lasts.
+#[test]
+fn leases_hold_while_a_slow_broker_gives_more() {
+    let mut fleet = Fleet::start(0);
+    let phase = Phase::new(0);
+    for round in 0..20 {
+        fleet.talk(phase, round);
+    }
+    fleet.say_farewell(phase);
+    let way = slow_way(fleet.server().port(), Duration::from_millis(150));
+    fleet.add_collector_at(way);
+    let told = fleet.wait_until_complete(&[(phase, 20)]);
+    let counts = ["restarts", "fenced"].map(|name| fleet.stat(0, name));
+    assert_eq!((counts, told.repeated), ([0, 0], 0));
 }
 
 #[test]
