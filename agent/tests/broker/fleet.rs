@@ -160,22 +160,32 @@ impl Fleet {
 
     /// Until each byte of these phases, and each end, has come out somewhere, at its place.
     pub(crate) fn wait_until_complete(&self, phases: &[(Phase, u64)]) -> Told {
+        let told = self.wait_until_told(|told| {
+            let mut phases = phases.iter();
+            phases.find_map(|(phase, rounds)| told.missing(*phase, *rounds))
+        });
+        assert_eq!(told.holes(), 0, "holes");
+        told
+    }
+
+    /// Until nothing is missing of what all collectors have put out.
+    pub(crate) fn wait_until_told(&self, missing: impl Fn(&Told) -> Option<String>) -> Told {
         let begin = std::time::Instant::now();
         loop {
             let mut told = Told::default();
             for file in self.collectors.iter().flat_map(CollectorProcess::files) {
                 told.read(&file, |_| true);
             }
-            let what = phases
-                .iter()
-                .find_map(|(phase, rounds)| told.missing(*phase, *rounds));
-            let Some(missing) = what else {
-                assert_eq!(told.holes, 0, "holes");
+            let Some(missing) = missing(&told) else {
                 return told;
             };
             assert!(
                 begin.elapsed() < mirror_tests::process::LIMIT,
-                "missing: {missing}\n{:?}\n{}",
+                "missing: {missing}\nso far {} bytes, {} in holes, {} repeated\n{:?}\n{:?}\n{}",
+                told.bytes,
+                told.holes(),
+                told.repeated,
+                self.agent.outbox(),
                 self.agent.publisher.stats(),
                 self.collectors
                     .iter()

@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use mirror_tests::process::until;
 
 use crate::fleet::Fleet;
-use crate::truth::{Phase, Told};
+use crate::truth::Phase;
 
 /// More rounds than stream and window have room for.
 const MOST_ROUNDS: u64 = 400;
@@ -35,17 +35,14 @@ fn a_full_stream_costs_exactly_what_is_declared() {
     }
     fleet.say_farewell(after);
     // Nothing is missing from here on, and before it what was declared, and nothing else.
-    let mut told = Told::default();
-    until("all flows of both phases to end", || {
-        told = Told::default();
-        for file in fleet.collectors[0].files() {
-            told.read(&file, |_| true);
-        }
+    let told = fleet.wait_until_told(|told| {
         let open = told.missing_beyond_holes(full, rounds);
-        (open.is_none() && told.missing(after, 5).is_none()).then_some(())
+        open.or_else(|| told.missing(after, 5))
     });
     assert!(dropped > 0);
-    assert_eq!((told.holes, told.repeated), (dropped, 0));
+    assert_eq!(told.holes(), dropped);
+    // What was put out before a lease was in doubt comes once more, in flows of their own.
+    assert!(told.repeated == 0 || fleet.stat(0, "restarts") > 0);
     assert_eq!(fleet.stat(0, "missing_envelopes"), 0);
 }
 

@@ -92,19 +92,25 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
 /// What collectors have put out, from their files.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// Bytes, by flow's id and side: which of them came, and how often.
-    covered: HashMap<(FlowId, Side), Vec<u8>>,
+    /// What is known of each byte, by flow's id and side.
+    covered: HashMap<(FlowId, Side), Vec<Known>>,
     finished: HashMap<(FlowId, Side), u64>,
-    /// Bytes in holes, by flow's id and side.
-    missed: HashMap<(FlowId, Side), u64>,
     /// Flows that began in the middle.
     pub(crate) continued: u64,
     /// Bytes that came more than once.
     pub(crate) repeated: u64,
     /// Bytes in all.
     pub(crate) bytes: u64,
-    /// Bytes in holes.
-    pub(crate) holes: u64,
+}
+
+/// What collectors have told of a byte; the latter counts, whichever came first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    #[default]
+    Nothing,
+    /// It lies in a hole.
+    Missing,
+    Told,
 }
 
 impl Told {
@@ -153,60 +159,61 @@ impl Told {
             let (offset, bytes) = (number(3), number(4));
             assert_eq!(flow.next[at], offset, "within one flow: {line}");
             flow.next[at] += bytes;
-            match words[0] {
-                "H" => {
-                    self.holes += bytes;
-                    *self.missed.entry(key).or_default() += bytes;
-                }
-                _ => {
-                    assert_eq!(words[5], "right", "{line}");
-                    self.cover(key, flow.base[at] + offset, bytes);
-                }
-            }
+            let known = match words[0] {
+                "H" => Known::Missing,
+                _ => Known::Told,
+            };
+            assert!(known != Known::Told || words[5] == "right", "{line}");
+            self.cover(key, flow.base[at] + offset, bytes, known);
         }
     }
 
-    fn cover(&mut self, key: (FlowId, Side), offset: u64, bytes: u64) {
+    fn cover(&mut self, key: (FlowId, Side), offset: u64, bytes: u64, known: Known) {
         let covered = self.covered.entry(key).or_default();
         let (from, to) = (
             usize::try_from(offset).unwrap(),
             usize::try_from(offset + bytes).unwrap(),
         );
         if covered.len() < to {
-            covered.resize(to, 0);
+            covered.resize(to, Known::Nothing);
         }
+        let again = known == Known::Told;
         for byte in &mut covered[from..to] {
-            self.repeated += u64::from(*byte > 0);
-            *byte = 1;
+            self.repeated += u64::from(again && *byte == Known::Told);
+            *byte = known.max(*byte);
         }
-        self.bytes += bytes;
+        self.bytes += if again { bytes } else { 0 };
+    }
+
+    /// Bytes of which nothing came but that they are missing.
+    pub(crate) fn holes(&self) -> u64 {
+        let all = self.covered.values().flatten();
+        all.filter(|known| **known == Known::Missing).count() as u64
     }
 
     /// As [`Told::missing`]; what lies in a hole isn't.
     pub(crate) fn missing_beyond_holes(&self, phase: Phase, rounds: u64) -> Option<String> {
-        for flow in 0..FLOWS {
-            for side in [Side::Client, Side::Server] {
-                let key = (phase.id(flow), side);
-                let covered = self.covered.get(&key).map_or(&[][..], |covered| covered);
-                let came = covered.iter().filter(|&&times| times > 0).count() as u64;
-                let missed = self.missed.get(&key).copied().unwrap_or_default();
-                if came + missed != rounds * ROUND_BYTES || !self.finished.contains_key(&key) {
-                    return Some(format!("{key:?}: {came} and {missed} in holes"));
-                }
-            }
-        }
-        None
+        self.lacks(phase, rounds, Known::Missing)
     }
 
     /// What is missing of a phase with so many rounds.
     pub(crate) fn missing(&self, phase: Phase, rounds: u64) -> Option<String> {
+        self.lacks(phase, rounds, Known::Told)
+    }
+
+    /// Of which byte less than this is known.
+    fn lacks(&self, phase: Phase, rounds: u64, enough: Known) -> Option<String> {
         for flow in 0..FLOWS {
             for side in [Side::Client, Side::Server] {
                 let key = (phase.id(flow), side);
                 let covered = self.covered.get(&key).map_or(&[][..], |covered| covered);
-                let all = covered.len() as u64 == rounds * ROUND_BYTES;
-                if !all || covered.contains(&0) {
-                    return Some(format!("bytes of {key:?}, {} are there", covered.len()));
+                let known = covered.iter().filter(|known| **known >= enough).count() as u64;
+                let all = rounds * ROUND_BYTES;
+                if known != all || covered.len() as u64 != all {
+                    let of = covered.len();
+                    return Some(format!(
+                        "bytes of {key:?}: {known} are there, up to {of}, of {all}"
+                    ));
                 }
                 if !self.finished.contains_key(&key) {
                     return Some(format!("the end of {key:?}"));
