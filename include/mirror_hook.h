@@ -78,7 +78,7 @@ typedef struct mirror_hook_info {
   uint16_t cipher;
   // Socket that is read from, -1: none
   int32_t read_fd;
-  // Socket that is written to, -1: none
+  // Socket that is written to, -1: none. If it isn't the one that is read from, neither's addresses are taken.
   int32_t write_fd;
   // 32 bytes, or NULL
   const uint8_t *client_random;

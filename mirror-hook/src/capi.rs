@@ -89,7 +89,7 @@ pub struct mirror_hook_info {
     pub cipher: u16,
     /// Socket that is read from, -1: none
     pub read_fd: i32,
-    /// Socket that is written to, -1: none
+    /// Socket that is written to, -1: none. If it isn't the one that is read from, neither's addresses are taken.
     pub write_fd: i32,
     /// 32 bytes, or NULL
     pub client_random: *const u8,

@@ -39,6 +39,16 @@ impl SocketFacts {
     }
 }
 
+/// Whether these are descriptors of one socket: duplicates have its cookie. Before Linux 4.12, which has none, by the
+/// addresses.
+pub(crate) fn is_one(write: BorrowedFd<'_>, read: BorrowedFd<'_>) -> bool {
+    let cookies = [write, read].map(|socket| cookie(socket, libc::SO_COOKIE));
+    match cookies {
+        [None, None] => addresses(write).is_some_and(|ends| Some(ends) == addresses(read)),
+        [write, read] => write == read,
+    }
+}
+
 fn addresses(socket: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
     let local = SocketAddr::try_from(getsockname(socket).ok()?).ok()?;
     let peer = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
@@ -134,6 +144,19 @@ mod tests {
             facts.addresses,
             Some((client.peer_addr().unwrap(), client.local_addr().unwrap()))
         );
+    }
+
+    #[test]
+    fn descriptors_of_one_socket_are_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (one, other) = (connect(), connect());
+        let again = one.try_clone().unwrap();
+        assert!(is_one(one.as_fd(), again.as_fd()));
+        assert!(!is_one(one.as_fd(), other.as_fd()));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_one(one.as_fd(), file.as_fd()));
+        assert!(!is_one(file.as_fd(), file.as_fd()));
     }
 
     #[test]

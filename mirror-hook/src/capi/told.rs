@@ -14,6 +14,7 @@ use super::{
 };
 use crate::event::{Direction, EarlyData, MAX_ALPN, MAX_SNI, Meta, Role, Transport};
 use crate::hook::{Conn, Info};
+use crate::socket::is_one;
 
 pub(super) fn direction_of(code: c_int) -> Option<Direction> {
     match code {
@@ -103,12 +104,22 @@ unsafe fn fill_in<'a>(info: &mut Info<'a>, told: &'a mirror_hook_info) -> bool {
     meta.sni = unsafe { bytes_at(told.sni.cast(), told.sni_length.min(MAX_SNI)) };
     // SAFETY: as above.
     meta.alpn = unsafe { bytes_at(told.alpn, told.alpn_length.min(MAX_ALPN)) };
-    let fd = [told.write_fd, told.read_fd]
-        .into_iter()
-        .find(|fd| *fd >= 0);
-    // SAFETY: not -1. The caller says that it is open; were it not, system calls on it would fail.
-    info.socket = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    // SAFETY: the caller says that they are open; were they not, system calls on them would fail.
+    info.socket = unsafe { socket_of(told.write_fd, told.read_fd) };
     true
+}
+
+/// The socket, if it is one: what is written to one connection and read from another is neither's.
+///
+/// # Safety
+/// Both are open while the result is used, or -1.
+unsafe fn socket_of<'a>(write_fd: c_int, read_fd: c_int) -> Option<BorrowedFd<'a>> {
+    // SAFETY: not -1, and open by the caller's contract.
+    let borrowed = |fd: c_int| (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
+    match (borrowed(write_fd), borrowed(read_fd)) {
+        (Some(write), Some(read)) if write_fd != read_fd && !is_one(write, read) => None,
+        (write, read) => write.or(read),
+    }
 }
 
 fn told_addresses(info: &mirror_hook_info) -> Option<(SocketAddr, SocketAddr)> {
