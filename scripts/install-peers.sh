@@ -40,6 +40,7 @@ needs() {
 		dumpcap wireshark-common
 		nsenter util-linux
 		ip iproute2
+		nft nftables
 		ss iproute2
 		setpriv util-linux
 		ldd libc-bin

@@ -212,7 +212,7 @@ impl Counts {
             said(
                 flow.bound_ambiguously,
                 "session",
-                "seen on the wire under several addresses: the first is shown",
+                "seen on the wire under several addresses: one of them is shown",
             ),
             said(flow.dtls, "session", "of DTLS not mirrored: only TLS over TCP is"),
             said(flow.quic, "session", "of QUIC not mirrored: only TLS over TCP is"),

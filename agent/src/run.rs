@@ -7,7 +7,7 @@ use agent::clock::{self, Clock};
 use agent::event::WallTime;
 use agent::flow::proof::kernel::KernelSockets;
 use agent::flow::{
-    Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture, ProcSockets,
+    Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture, ProcNetworks,
 };
 use agent::forge::SequenceKey;
 use agent::helper::Helper;
@@ -94,7 +94,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     };
     let claims = Box::new(KernelSockets::new(helper.cloned()));
     let mut mapper = Mapper::new(mapper, Clock::start()).asking(claims);
-    mapper.ask_sockets(Box::new(ProcSockets));
+    mapper.ask_networks(Box::new(ProcNetworks));
     let mut agent = Agent {
         settings,
         keeps: keeper.is_some(),

@@ -126,14 +126,14 @@ async def serve_asyncio(listener, context, count, log):
     left, done = [count], asyncio.Event()
 
     async def answer(reader, writer):
-        text = await reader.readexactly(len(TEXT))
-        record(log, writer.get_extra_info("peername"), text)
-        writer.write(text)
         try:
+            text = await reader.readexactly(len(TEXT))
+            record(log, writer.get_extra_info("peername"), text)
+            writer.write(text)
             await writer.drain()
             await reader.read()
-        except ConnectionError:
-            pass  # a client of the crowd
+        except (OSError, EOFError):
+            pass  # a client of the crowd, or a hello that was replayed
         writer.close()
         left[0] -= 1
         if not left[0]:
@@ -207,9 +207,10 @@ async def talk_shortly(address, port, context, number):
     assert len(text) == len(TEXT)
     writer.write(text)
     assert await reader.readexactly(len(text)) == text
-    # Reset: its port is free for another one at once.
+    # Reset: its port is free for the next one.
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+    await writer.wait_closed()
 
 
 async def talk_in_turns(address, port, count, at_once):

@@ -180,6 +180,33 @@ pub fn bound(
     flows
 }
 
+/// A captured frame's IP packet, behind its VLAN tags, and how many there are; `None`: it is something else.
+pub fn packet(frame: &[u8]) -> Option<(&[u8], usize)> {
+    let mut at = 12;
+    while [[0x81, 0], [0x88, 0xa8]].contains(frame[at..].first_chunk()?) {
+        at += 4;
+    }
+    let is_ip = [[8, 0], [0x86, 0xdd]].contains(frame[at..].first_chunk()?);
+    is_ip.then(|| (&frame[at + 2..], (at - 12) / 4))
+}
+
+/// The TCP segment of an IP packet without options or extension headers.
+pub fn segment(packet: &[u8]) -> Option<&[u8]> {
+    let (header, protocol) = match packet[0] >> 4 {
+        4 => (20, packet[9]),
+        _ => (40, packet[6]),
+    };
+    packet.get(header..).filter(|_| protocol == 6)
+}
+
+/// Whether so many captured connections have ended, by the FINs of both ends.
+pub fn is_over(capture: &Capture, connections: usize) -> bool {
+    let ends = |frame: &[u8]| Some(segment(packet(frame)?.0)?.get(13)? & 1 != 0);
+    let frames = capture.packets.iter().map(|packet| &packet.frame);
+    let ends = frames.filter(|frame| ends(frame).unwrap_or(false));
+    ends.count() >= 2 * connections
+}
+
 /// The fingerprints of the handshakes in a capture, by the client's port, as Suricata says.
 ///
 /// # Panics

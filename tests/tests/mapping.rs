@@ -1,12 +1,11 @@
 //! Sessions whose library has no socket are found on the wire, whatever way their hellos take: the addresses are
 //! those that the program's own socket had, the fingerprint is Suricata's.
 
-use mirror_tests::bio::{bound, client, fingerprints, mirrored, server, word};
+use mirror_tests::bio::{bound, client, fingerprints, is_over, mirrored, server, word};
 use mirror_tests::client::PYTHON;
 use mirror_tests::network::{HOST, Listener, Network, PEER, enter_new_namespace, ip};
 use mirror_tests::place::Place;
 use mirror_tests::process::until;
-use mirror_tests::reader::Capture;
 use mirror_tests::service::Agent;
 use rustix::process::Signal;
 
@@ -54,20 +53,6 @@ fn clients_are_found_and_fingerprinted_by_their_hellos_in_pieces() {
             assert_eq!(word(flow, "sni"), Some("mirror.test"));
         }
     }
-}
-
-/// Whether all connections have ended, by the FINs of both ends.
-fn is_over(capture: &Capture, connections: usize) -> bool {
-    let ends = |frame: &[u8]| {
-        let tcp = 14 + if frame[12..14] == [8, 0] { 20 } else { 40 };
-        frame.get(tcp + 13).is_some_and(|flags| flags & 1 != 0)
-    };
-    capture
-        .packets
-        .iter()
-        .filter(|packet| ends(&packet.frame))
-        .count()
-        >= 2 * connections
 }
 
 /// A server's hello in pieces, by asyncio, and behind a HelloRetryRequest.

@@ -3,8 +3,9 @@
 use mirror_hook::event::{Announcement, Role};
 use sha2::{Digest, Sha256};
 
-use super::binder::Randoms;
+use super::binder::{Binder, Randoms};
 use super::mapper::Mapper;
+use super::own::Networks;
 use super::placeholder::placeholder;
 use super::proof::{Sockets, Unproven, Verdict, judge};
 use super::session::Session;
@@ -111,29 +112,11 @@ impl Mapper {
         }
     }
 
-    /// What the wire tells of the addresses of a session that tells none. Where it shows several on the way, those are
-    /// its own that are a socket's in its process's network.
     fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
-        let randoms = session.known.randoms()?;
-        let wire = self.binder.find(&randoms)?;
-        // A client's answer may not have come all the way yet. A server sends its own, so that a hello without one is
-        // another's, who may have said again what this one said.
-        let is_client = session.known.role == Role::Client;
-        let others = self.binder.candidates(&randoms);
-        let others =
-            others.filter(|(tuple, answered)| *tuple != wire.tuple && (*answered || is_client));
-        let mut tuples: Vec<_> = others.map(|(tuple, _)| tuple).collect();
-        if let Some(sockets) = self.sockets.as_deref().filter(|_| !tuples.is_empty()) {
-            tuples.push(wire.tuple);
-            if let [tuple] = sockets.own(&session.process, session.known.role, &tuples)[..] {
-                return Some((tuple, Binding::Wire));
-            }
-        }
-        let binding = match wire.ambiguous {
-            true => Binding::WireAmbiguous,
-            false => Binding::Wire,
-        };
-        Some((wire.tuple, binding))
+        let look = || shown(&self.binder, self.networks.as_deref(), session);
+        session
+            .shown
+            .or_else(|| look().map(|shown| (shown.tuple, shown.binding)))
     }
 
     /// Whether the filters exclude a session of which all is known that will be.
@@ -150,6 +133,64 @@ impl Mapper {
         self.next_placeholder += 1;
         tuple
     }
+}
+
+/// What the wire shows of a session that doesn't tell its addresses.
+pub(super) struct Shown {
+    pub(super) tuple: Tuple,
+    pub(super) binding: Binding,
+    /// What else it may show will change nothing.
+    pub(super) is_settled: bool,
+}
+
+/// Where the wire shows several addresses, that one is the session's whose near end is an address of its process's
+/// network: translations have others. Where several are, they may be somebody's who says what others say, and faster than
+/// they: none is taken before all are answered, and several that are answered alike are ambiguous.
+pub(super) fn shown(
+    binder: &Binder,
+    networks: Option<&dyn Networks>,
+    session: &Session,
+) -> Option<Shown> {
+    let randoms = session.known.randoms()?;
+    let wire = binder.find(&randoms)?;
+    let is_first = |tuple: &Tuple| *tuple == wire.tuple;
+    let others = || {
+        binder
+            .candidates(&randoms)
+            .filter(|(tuple, _)| !is_first(tuple))
+    };
+    let mut shown = Shown {
+        tuple: wire.tuple,
+        binding: match wire.ambiguous {
+            true => Binding::WireAmbiguous,
+            false => Binding::Wire,
+        },
+        is_settled: true,
+    };
+    if others().next().is_none() {
+        return Some(shown);
+    }
+    let (process, role) = (&session.process, session.known.role);
+    let mut seen: Vec<_> = [(wire.tuple, true)].into_iter().chain(others()).collect();
+    if let Some(networks) = networks {
+        let tuples: Vec<_> = seen.iter().map(|(tuple, _)| *tuple).collect();
+        let local = networks.local(process, role, &tuples);
+        seen.retain(|(tuple, _)| local.is_empty() || local.contains(tuple));
+    }
+    shown.is_settled = seen.iter().all(|(_, is_answered)| *is_answered);
+    seen.retain(|(_, is_answered)| *is_answered);
+    let answered: Vec<_> = seen.into_iter().map(|(tuple, _)| tuple).collect();
+    if let [tuple] = answered[..] {
+        (shown.tuple, shown.binding) = (tuple, Binding::Wire);
+        return Some(shown);
+    }
+    shown.binding = Binding::WireAmbiguous;
+    let connected = networks.map(|networks| networks.connected(process, role, &answered));
+    shown.tuple = match connected.as_deref() {
+        Some(&[tuple]) => tuple,
+        _ => answered.first().copied().unwrap_or(wire.tuple),
+    };
+    Some(shown)
 }
 
 /// Asks about what a session says of its socket, unless that was done.

@@ -64,6 +64,7 @@ impl Mapper {
             policy: policy.cloned(),
             base: continued.map_or(meta.offsets, |continued| continued.base),
             continued,
+            shown: None,
             state,
         };
         self.sessions.insert(key, session);

@@ -28,7 +28,7 @@ use super::binder::{Binder, Randoms};
 use super::bounded::BoundedMap;
 use super::held::HeldChange;
 use super::live::LiveFlow;
-use super::own::Sockets;
+use super::own::Networks;
 use super::proof::{self, NoSockets};
 use super::session::{Recent, Session};
 use super::stats::FlowStats;
@@ -112,7 +112,7 @@ pub struct Mapper {
     pub(super) next_placeholder: u64,
     pub(super) claims: Box<dyn proof::Sockets>,
     pub(super) stats: FlowStats,
-    pub(super) sockets: Option<Box<dyn Sockets>>,
+    pub(super) networks: Option<Box<dyn Networks>>,
 }
 
 impl Mapper {
@@ -135,7 +135,7 @@ impl Mapper {
             next_placeholder: 0,
             claims: Box::new(NoSockets),
             stats: FlowStats::default(),
-            sockets: None,
+            networks: None,
         }
     }
 
@@ -147,8 +147,8 @@ impl Mapper {
     }
 
     /// Where the wire shows a session under several addresses, from now on these say which are its own.
-    pub fn ask_sockets(&mut self, sockets: Box<dyn Sockets>) {
-        self.sockets = Some(sockets);
+    pub fn ask_networks(&mut self, networks: Box<dyn Networks>) {
+        self.networks = Some(networks);
     }
 
     /// Takes an event of a session. `now`: when it was read from the ring.
@@ -196,7 +196,7 @@ impl Mapper {
     /// Takes what the wire shows of a handshake.
     pub fn wire_fact(&mut self, fact: WireFact, now: MonotonicTime, sink: &mut dyn FlowSink) {
         for randoms in self.binder.observe(fact) {
-            // Each takes itself out of the table.
+            // Who is let go takes itself out of the table.
             for key in self.awaited.get(&randoms).cloned().unwrap_or_default() {
                 self.try_release(key, now, sink);
             }

@@ -44,6 +44,6 @@ mod tests;
 
 pub use capture::{Capture, CaptureConfig, CaptureError, CaptureStats, OpenCapture};
 pub use mapper::{Mapper, MapperConfig};
-pub use own::{ProcSockets, Sockets};
+pub use own::{Networks, ProcNetworks};
 pub use placeholder::placeholder;
 pub use stats::FlowStats;

@@ -21,6 +21,8 @@ pub(super) struct Session {
     pub(super) base: (u64, u64),
     /// Its flow was begun by another agent.
     pub(super) continued: Option<Continued>,
+    /// The addresses that the wire shows, once more of it will change nothing.
+    pub(super) shown: Option<(Tuple, Binding)>,
     pub(super) state: State,
 }
 

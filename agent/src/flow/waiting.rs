@@ -2,7 +2,7 @@
 
 use mirror_hook::event::{Announcement, EarlyData};
 
-use super::describe::{shared_id, verify};
+use super::describe::{shared_id, shown, verify};
 use super::held::Held;
 use super::mapper::Mapper;
 use super::proof::Verdict;
@@ -26,7 +26,6 @@ impl Mapper {
         }
         let found = session.found().is_some();
         let randoms = session.known.randoms();
-        let on_wire = randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some());
         let role = session.known.role;
         let inherited = session.known.announcement == Announcement::Inherited;
         let live = |randoms| {
@@ -44,6 +43,14 @@ impl Mapper {
             verify(session, &mut *self.claims);
         }
         let known = session.known.tuple().is_some() || found;
+        let on_wire = if known {
+            randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some())
+        } else {
+            let shown = shown(&self.binder, self.networks.as_deref(), session);
+            let settled = shown.filter(|shown| shown.is_settled);
+            session.shown = settled.map(|shown| (shown.tuple, shown.binding));
+            session.shown.is_some()
+        };
         let doubted = session.known.verdict() == Some(Verdict::Doubtful);
         // The hello of one that begins has passed by now; its frame may still be on its way to here.
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
