@@ -27,6 +27,7 @@ pub mod fleet;
 pub mod footprint;
 pub mod haproxy;
 pub mod judges;
+pub mod link;
 pub mod load;
 pub mod manager;
 pub mod memory;
