@@ -47,7 +47,7 @@ pub enum Admission {
     /// Those of these users, by their ids.
     Users(Vec<u32>),
     /// This user's and root's, who could look into each other anyway; and what this process has
-    /// started, directly or not, as whatever user. It has to be the reaper of its descendants
+    /// started, directly or not, as whatever user, or what is gone and was of such a user. It has to be the reaper of its descendants
     /// (PR_SET_CHILD_SUBREAPER), else those whose parents end first are strangers.
     OwnAndDescendants,
 }
@@ -564,11 +564,12 @@ impl Intake {
             Admission::All => {}
             Admission::Users(users) if users.contains(&peer.uid) => {}
             Admission::Users(_) => return Err(Refusal::User),
-            // Descent can't be asked of a process that has ended already; a user can.
+            // Descent can't be asked of a process that has ended and was reaped; a user can.
             Admission::OwnAndDescendants
                 if peer.uid == 0
                     || peer.uid == rustix::process::geteuid().as_raw()
-                    || peer.descends_from(std::process::id()) => {}
+                    || peer.descends_from(std::process::id())
+                    || peer.left_kin_below(std::process::id()) => {}
             Admission::OwnAndDescendants => return Err(Refusal::Stranger),
         }
         Ok(())

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use mirror_hook::attach::NAME_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +24,9 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Parents to look at: processes may be made faster than they can be followed.
 const MAX_ANCESTORS: usize = 256;
+
+/// Descendants to look at.
+const MAX_DESCENDANTS: usize = 1024;
 
 /// A process that has connected.
 #[derive(Debug)]
@@ -83,6 +87,13 @@ impl Peer {
         parents.take(MAX_ANCESTORS).any(|pid| pid == ancestor)
     }
 
+    /// Whether it is gone, so that nobody can tell whose child it was, while another process of its user descends from
+    /// `ancestor`. These two could have looked into each other anyway.
+    pub(super) fn left_kin_below(&self, ancestor: u32) -> bool {
+        let is_gone = self.pid != 0 && !Path::new("/proc").join(self.pid.to_string()).exists();
+        is_gone && descendants(ancestor).any(|pid| user_of(pid) == Some(self.uid))
+    }
+
     /// What people know the process by. `told`: what it says that it was called as it started, for when it
     /// is gone already.
     pub(super) fn info(&self, seen: &Seen, told: &[u8; NAME_BYTES]) -> ProcessInfo {
@@ -109,6 +120,40 @@ fn parent_of(pid: u32) -> Option<u32> {
         .parse()
         .ok()
         .filter(|parent| *parent != 0)
+}
+
+/// Those whom this process and its children have started, as far as they are found.
+fn descendants(ancestor: u32) -> impl Iterator<Item = u32> {
+    let mut known = vec![ancestor];
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let begun = *known.get(at)?;
+        if known.len() < MAX_DESCENDANTS {
+            known.extend(children_of(begun));
+        }
+        at += 1;
+        Some(begun)
+    })
+    .skip(1)
+}
+
+/// Each thread has its own, proc_pid_task(5).
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let texts = threads.filter_map(|it| std::fs::read_to_string(it.path().join("children")).ok());
+    let numbers = |text: String| -> Vec<u32> {
+        let words = text.split_ascii_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    texts.flat_map(numbers).collect()
+}
+
+/// The effective user, proc_pid_status(5).
+fn user_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Any bytes may stand there: whoever shows them escapes them.
@@ -185,6 +230,24 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!peer(child.id()).descends_from(1));
+    }
+
+    #[test]
+    fn who_is_gone_is_known_by_its_user() {
+        let start = |time| std::process::Command::new("sleep").arg(time).spawn();
+        let (mut gone, mut kin) = (start("0").unwrap(), start("60").unwrap());
+        gone.wait().unwrap();
+        let (uid, me) = (rustix::process::geteuid().as_raw(), std::process::id());
+        let peer = |pid, uid| Peer { pid, uid };
+        assert!(peer(gone.id(), uid).left_kin_below(me));
+        assert!(!peer(gone.id(), uid + 1).left_kin_below(me));
+        assert!(!peer(gone.id(), uid).left_kin_below(kin.id()));
+        // Of these it can be asked.
+        assert!(!peer(1, uid).left_kin_below(me));
+        assert!(!peer(kin.id(), uid).left_kin_below(me));
+        assert!(!peer(0, uid).left_kin_below(me));
+        kin.kill().unwrap();
+        kin.wait().unwrap();
     }
 
     #[test]
