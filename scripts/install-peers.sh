@@ -53,6 +53,9 @@ needs() {
 		haproxy haproxy
 		pg_ctlcluster postgresql
 		psql postgresql-client
+		redis-server redis-server
+		redis-cli redis-tools
+		stunnel4 stunnel4
 		wrk wrk
 		h2load nghttp2-client
 		nats-server nats-server
@@ -194,7 +197,8 @@ disable_services() {
     for package in $packages; do
         case $package in
         nginx-light) $root systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | nats-server | postgresql | suricata) $root systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        stunnel4) $root systemctl --quiet disable stunnel.target >/dev/null 2>&1 || true ;;
+        haproxy | nats-server | postgresql | redis-server | suricata) $root systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -26,6 +26,14 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 /// # Panics
 /// If it can't be written, or there is no Apache.
 pub fn apache(place: &Place, model: Model) -> Service {
+    apache_at(place, model, &["127.0.0.1"])
+}
+
+/// The same, which listens at these addresses.
+///
+/// # Panics
+/// As above.
+pub fn apache_at(place: &Place, model: Model, addresses: &[&str]) -> Service {
     open_to_others(place);
     let (dir, port) = (place.directory().display(), free_port());
     let (mpm, limits) = match model {
@@ -39,6 +47,9 @@ pub fn apache(place: &Place, model: Model) -> Service {
         ),
     };
     let mut text = String::new();
+    for address in addresses {
+        let _ = writeln!(text, "Listen {address}:{port}");
+    }
     for module in [mpm, "authz_core", "alias", "ssl", "reflector"] {
         let _ = writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so");
     }
@@ -52,7 +63,6 @@ ServerName {HOST}
 DefaultRuntimeDir {dir}
 PidFile {dir}/apache.pid
 ErrorLog {dir}/apache.log
-Listen 127.0.0.1:{port}
 {limits}
 SSLEngine on
 SSLCertificateFile {dir}/cert.pem

@@ -126,16 +126,22 @@ impl Transfer {
         }
     }
 
-    /// The shell's words for it. A transfer that fails ends the script with status 9.
-    pub fn script(&self, place: &Place, server: (IpAddr, u16), tls: Tls) -> String {
-        let (address, port) = server;
+    /// The shell's words for it, in clear without a version of TLS. A transfer that fails ends the script with status 9.
+    pub fn script(
+        &self,
+        place: &Place,
+        server: (IpAddr, u16),
+        tls: impl Into<Option<Tls>>,
+    ) -> String {
+        let (tls, (address, port)) = (tls.into(), server);
         let out = place.path("out").join(&self.name);
         let out = out.display();
         let www = place.path("www");
         let mut words = String::from("curl -q -sS -k -v --http1.1 --raw --noproxy '*'");
         words += match tls {
-            Tls::V1_2 => " --tlsv1.2 --tls-max 1.2",
-            Tls::V1_3 => " --tlsv1.3",
+            Some(Tls::V1_2) => " --tlsv1.2 --tls-max 1.2",
+            Some(Tls::V1_3) => " --tlsv1.3",
+            None => "",
         };
         let address = match address {
             IpAddr::V4(ip) => ip.to_string(),
@@ -162,7 +168,8 @@ impl Transfer {
             1 => String::new(),
             count => format!("?[1-{count}]"),
         };
-        let url = format!("'https://{HOST}:{port}{}{query}'", self.url);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("'{scheme}://{HOST}:{port}{}{query}'", self.url);
         match self.abort_after {
             // The reader's end makes curl fail: that is the transfer's purpose.
             Some(after) => {
@@ -246,6 +253,17 @@ impl Transfer {
     pub fn request_head(&self, place: &Place) -> Vec<u8> {
         request_heads(&place.text(&format!("out/{}.said", self.name)))
     }
+}
+
+/// Size of the file or body that a URL names.
+///
+/// # Panics
+/// If it names none.
+pub fn size_of(url: &str) -> usize {
+    let path = url.split('?').next();
+    let name = path.and_then(|path| path.rsplit('/').next());
+    let size = name.and_then(|name| name.parse().ok());
+    size.expect("a size")
 }
 
 /// Takes the body out of chunks (RFC 9112 7.1); `None` if they aren't whole.

@@ -1,4 +1,4 @@
-//! HAProxy: ends TLS in front of a server that speaks none, with threads, another user and another root.
+//! HAProxy: ends TLS in front of servers that speak none, or TLS again; with threads, another user and another root.
 
 use std::fmt::Write;
 
@@ -8,11 +8,33 @@ use crate::place::{Place, free_port};
 use crate::process::find;
 use crate::service::{Service, open_to_others};
 
+/// A way through it.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Where it listens, without the port, and options.
+    pub bind: &'static str,
+    /// The server: an address with a port, and options.
+    pub server: String,
+}
+
 /// Writes its configuration. `backend` is the server's port on 127.0.0.1.
 ///
 /// # Panics
 /// If it can't be written, or there is no HAProxy.
 pub fn haproxy(place: &Place, backend: u16) -> Service {
+    let way = Way {
+        bind: "127.0.0.1",
+        server: format!("127.0.0.1:{backend}"),
+    };
+    haproxy_with(place, "http", &[way])
+}
+
+/// The same with these ways, whose text it reads (mode `http`) or doesn't (`tcp`). Connections to servers are kept for
+/// other clients' requests, where it reads.
+///
+/// # Panics
+/// As above.
+pub fn haproxy_with(place: &Place, mode: &str, ways: &[Way]) -> Service {
     open_to_others(place);
     let (dir, port) = (place.directory().display(), free_port());
     let both = [place.read("cert.pem"), place.read("key.pem")].concat();
@@ -28,17 +50,26 @@ pub fn haproxy(place: &Place, backend: u16) -> Service {
     let _ = write!(
         text,
         "defaults
-  mode http
+  mode {mode}
   timeout connect 60s
   timeout client 60s
   timeout server 60s
-frontend tls
-  bind 127.0.0.1:{port} ssl crt {dir}/both.pem
-  default_backend clear
-backend clear
-  server one 127.0.0.1:{backend}
 "
     );
+    if mode == "http" {
+        text += "  http-reuse always\n";
+    }
+    for (number, Way { bind, server }) in ways.iter().enumerate() {
+        let _ = write!(
+            text,
+            "frontend tls{number}
+  bind {bind}:{port} ssl crt {dir}/both.pem
+  default_backend servers{number}
+backend servers{number}
+  server one {server}
+"
+        );
+    }
     let file = place.path("haproxy.cfg");
     std::fs::write(&file, text).expect("haproxy.cfg");
     let haproxy = find("haproxy").expect("haproxy isn't installed (scripts/install-peers.sh test)");

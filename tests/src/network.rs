@@ -18,8 +18,9 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::process::{Process, output_of, until};
+use crate::process::{Process, listens_beside, output_of, until};
 use crate::reader::Capture;
+use crate::service::Service;
 
 /// The host's addresses; those of its interface `wire0`.
 pub const HOST: [IpAddr; 2] = [
@@ -119,6 +120,22 @@ impl Network {
         until("wire0", || runs(Command::new("ip"), "wire0"));
         until("wire1", || runs(peer.command("ip"), "wire1"));
         Self { peer }
+    }
+
+    /// Starts a service at the peer with the distribution's libraries, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    pub fn serve_in_peer(&self, service: &Service) -> Process {
+        let mut command = self.in_peer(&service.words[0]);
+        command.args(&service.words[1..]).stdout(Stdio::null());
+        let mut process = Process::start(command.stderr(Stdio::null()));
+        let peer = self.peer.id().to_string();
+        until("a service at the peer", || {
+            assert!(!process.ended(), "{:?} has ended", service.words);
+            listens_beside(&peer, service.port).then_some(())
+        });
+        process
     }
 
     /// A program that runs at the peer.

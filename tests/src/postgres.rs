@@ -1,6 +1,7 @@
 //! PostgreSQL: a process for each connection, which begins in clear and goes over to TLS. And what psql
 //! says and hears on one, as the protocol's messages.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,6 +37,14 @@ impl<'a> Postgres<'a> {
     /// # Panics
     /// If it can't be made, or there is no PostgreSQL.
     pub fn new(place: &'a Place) -> Self {
+        Self::at(place, "127.0.0.1")
+    }
+
+    /// The same, which listens at these addresses, separated by commas, and trusts who comes there by TLS.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn at(place: &'a Place, addresses: &str) -> Self {
         open_to_others(place);
         let (data, port) = (place.path("data"), free_port());
         let owner: &[&str] = match rustix::process::geteuid().is_root() {
@@ -57,12 +66,16 @@ impl<'a> Postgres<'a> {
         initdb.extend(["-N", "-A", "trust", "-U", "postgres", "-D"].map(String::from));
         initdb.push(data.display().to_string());
         output_of(Command::new(&initdb[0]).args(&initdb[1..]));
+        let who = data.join("pg_hba.conf");
+        let mut text = std::fs::read_to_string(&who).expect("who may connect");
+        text += "hostssl all all all trust\n";
+        std::fs::write(&who, text).expect("who may connect");
         let dir = place.directory().display();
         let mut words = as_postgres("postgres");
         words.extend(["-D".to_owned(), data.display().to_string()]);
         let settings = [
             format!("port={port}"),
-            "listen_addresses=127.0.0.1".into(),
+            format!("listen_addresses={addresses}"),
             format!("unix_socket_directories={}", data.display()),
             "ssl=on".into(),
             format!("ssl_cert_file={dir}/cert.pem"),
@@ -93,8 +106,10 @@ impl<'a> Postgres<'a> {
     /// # Panics
     /// If it doesn't.
     pub fn wait_until_ready(&self) {
+        // Not by the network, on which it may be elsewhere.
+        let directory = self.place.path("data");
         let port = self.service.port;
-        let server = format!("host=127.0.0.1 port={port} user=postgres sslmode=disable");
+        let server = format!("host={} port={port} user=postgres", directory.display());
         let mut ready = Command::new("pg_isready");
         ready.args(["-q", "-t", "60", "-d", &server]);
         crate::process::until("PostgreSQL is ready", || {
@@ -108,12 +123,26 @@ impl<'a> Postgres<'a> {
     /// # Panics
     /// If a file can't be made.
     pub fn session(&self, number: usize, table: &str) -> Session {
+        let address = Ipv4Addr::LOCALHOST.into();
+        self.session_by(Command::new("psql"), address, number, table)
+    }
+
+    /// The same by a psql that runs elsewhere or with another library, at another of the server's addresses.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn session_by(
+        &self,
+        mut psql: Command,
+        address: IpAddr,
+        number: usize,
+        table: &str,
+    ) -> Session {
         let port = self.service.port;
         let server = format!(
-            "host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode=require gssencmode=disable"
+            "host={address} port={port} user=postgres dbname=postgres sslmode=require gssencmode=disable"
         );
         let send = format!("\\copy lines FROM '{}'", self.place.path(table).display());
-        let mut psql = Command::new("psql");
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", &server]);
         psql.args(["-c", PORT, "-c", CREATE, "-c", &send, "-c", RECEIVE]);
         let out = std::fs::File::create(self.place.path(&format!("out/{number}")));

@@ -219,6 +219,25 @@ pub fn children(id: u32) -> Vec<u32> {
     ids.filter_map(|child| child.parse().ok()).collect()
 }
 
+/// Whether somebody listens at this port of TCP, in this thread's network namespace. Nobody is connected to for it.
+pub fn listens(port: u16) -> bool {
+    listens_beside("thread-self", port)
+}
+
+/// The same in the network namespace of a process.
+pub fn listens_beside(process: &str, port: u16) -> bool {
+    // proc(5): local address, remote address, state; 0A is LISTEN.
+    let local = format!(":{port:04X}");
+    ["tcp", "tcp6"].iter().any(|family| {
+        let file = format!("/proc/{process}/net/{family}");
+        let table = std::fs::read_to_string(file).unwrap_or_default();
+        table.lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            fields.next().is_some_and(|end| end.ends_with(&local)) && fields.nth(1) == Some("0A")
+        })
+    })
+}
+
 /// Where a program is, looked for as a shell does and in the directories of system programs.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();

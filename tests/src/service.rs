@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::curl::{Tls, Transfer, Truth, Upload};
+use crate::curl::{Tls, Transfer, Truth, Upload, size_of};
 use crate::place::{Place, content};
-use crate::process::{Process, until};
+use crate::process::{Process, listens, until};
 use crate::reader::Capture;
 use crate::rules;
 use crate::sslcollector::{library_dir, run_to, serve_at};
@@ -24,7 +24,7 @@ use crate::streams::{Flow, flows};
 pub struct Service {
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// Where it listens on 127.0.0.1.
+    /// Where it listens.
     pub port: u16,
     /// What ends it in good order.
     pub end: Signal,
@@ -69,16 +69,33 @@ impl Service {
     /// # Panics
     /// If it doesn't come up.
     pub fn start<'a>(&self, place: &'a Place, how: How) -> Mirrored<'a> {
-        let capture = place.path("capture.pcapng");
-        let (mut main, agent) = match how {
-            How::Run(ring) => (run_to(&capture, &["--ring-size", ring]), None),
+        match how {
+            How::Run(ring) => self.start_with(place, &["--ring-size", ring]),
             How::Serve => {
-                let agent = Agent::start(place, &capture, &[]);
+                let agent = Agent::start(place, &place.path("capture.pcapng"), &[]);
                 let mut main = Command::new("env");
                 agent.prepare(&mut main);
-                (main, Some(agent.process))
+                self.start_below(place, main, Some(agent.process))
             }
-        };
+        }
+    }
+
+    /// Starts it below `sslcollector run` with these options besides its capture, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it doesn't come up.
+    pub fn start_with<'a, S: AsRef<str>>(&self, place: &'a Place, options: &[S]) -> Mirrored<'a> {
+        let options: Vec<_> = options.iter().map(S::as_ref).collect();
+        let main = run_to(&place.path("capture.pcapng"), &options);
+        self.start_below(place, main, None)
+    }
+
+    fn start_below<'a>(
+        &self,
+        place: &'a Place,
+        mut main: Command,
+        agent: Option<Process>,
+    ) -> Mirrored<'a> {
         let said = File::create(place.path("said")).expect("a file");
         main.args(&self.words).stdout(Stdio::null()).stderr(said);
         // Apache signals its whole process group at its end.
@@ -92,7 +109,7 @@ impl Service {
         until("the service listens", || {
             let ended = mirrored.main.ended();
             assert!(!ended, "{:?}: {}", self.words, self.complaints(place));
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
+            listens(self.port).then_some(())
         });
         mirrored
     }
@@ -207,12 +224,7 @@ impl Mirrored<'_> {
             assert!(agent.wait().success());
             said = self.place.text("agent.said");
         }
-        let capture = Capture::read(&self.place.path("capture.pcapng")).expect("a capture");
-        rules::assert_good(&capture, &said);
-        Seen {
-            flows: flows(&capture).expect("flows"),
-            said,
-        }
+        Seen::read(self.place, said)
     }
 }
 
@@ -236,6 +248,9 @@ pub struct Clients<'a> {
 /// How many clients there are at a time.
 const AT_A_TIME: usize = 8;
 
+/// One connection in five has the older version.
+pub const MOSTLY_1_3: [Tls; 5] = [Tls::V1_3, Tls::V1_3, Tls::V1_3, Tls::V1_3, Tls::V1_2];
+
 impl<'a> Clients<'a> {
     /// Each of `transfers` `rounds` times, by curl with the distribution's library.
     pub fn start(place: &'a Place, port: u16, transfers: &[Transfer], rounds: usize) -> Self {
@@ -248,15 +263,28 @@ impl<'a> Clients<'a> {
             })
             .collect();
         let server = (IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self::start_by(place, || Command::new("sh"), server, &MOSTLY_1_3, transfers)
+    }
+
+    /// Each of `transfers`, whose names are their own, by shells that are started elsewhere or with another
+    /// library, with these versions of TLS in turn;
+    /// with none in clear.
+    pub fn start_by(
+        place: &'a Place,
+        shell: impl Fn() -> Command,
+        server: (IpAddr, u16),
+        tls: &[Tls],
+        transfers: Vec<Transfer>,
+    ) -> Self {
         let shells = (0..AT_A_TIME).map(|client| {
             let mine = transfers.iter().enumerate().skip(client).step_by(AT_A_TIME);
             let script: String = mine
                 .map(|(number, transfer)| {
-                    let tls = [Tls::V1_3, Tls::V1_2][number % 5 / 4];
+                    let tls = tls.get(number % tls.len().max(1)).copied();
                     transfer.script(place, server, tls)
                 })
                 .collect();
-            Process::start(Command::new("sh").args(["-c", &script]))
+            Process::start(shell().args(["-c", &script]))
         });
         let shells = shells.collect();
         Self {
@@ -293,12 +321,7 @@ impl<'a> Clients<'a> {
             for transaction in &truth.transactions {
                 assert_eq!(transaction.status, 200, "{}", transfer.name);
                 if transfer.upload == Upload::None {
-                    let size = transfer
-                        .url
-                        .rsplit('/')
-                        .next()
-                        .and_then(|size| size.parse().ok());
-                    let whole = transaction.received == content(size.expect("a size"));
+                    let whole = transaction.received == content(size_of(&transfer.url));
                     assert!(whole, "{}: curl received something else", transfer.name);
                 }
             }
@@ -309,6 +332,19 @@ impl<'a> Clients<'a> {
 }
 
 impl Seen {
+    /// What is in the capture of a place, where sslcollector has ended with these words.
+    ///
+    /// # Panics
+    /// If it isn't a good one.
+    pub fn read(place: &Place, said: String) -> Self {
+        let capture = Capture::read(&place.path("capture.pcapng")).expect("a capture");
+        rules::assert_good(&capture, &said);
+        Self {
+            flows: flows(&capture).expect("flows"),
+            said,
+        }
+    }
+
     /// Each transfer is a flow of its own, whole, and there is no other; `words` are in the comment of each.
     ///
     /// # Panics
