@@ -2,7 +2,8 @@
  * A program that says all that mirror_hook.h has for it of a connection that is another's.
  *
  *     impostor PORT LOCAL PEER    has a connection to 127.0.0.1:PORT, and says that its ends are 127.0.0.1:LOCAL and
- *                                 127.0.0.1:PEER; ends when its input does
+ *                                 127.0.0.1:PEER; speaks once more behind a line of its input, or its end, and ends
+ *                                 with it
  */
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -43,6 +44,9 @@ int main(int argc, char **argv)
     mirror_hook_open(&connection, &info);
     mirror_hook_sent(&connection, "mine\n", 5);
     (void)getchar();
+    mirror_hook_sent(&connection, "still mine\n", 11);
+    while (getchar() != EOF)
+        continue;
     mirror_hook_close(&connection);
     return 0;
 }

@@ -4,6 +4,7 @@
  *     sockets CERT KEY FORM
  *
  *     fd         SSL_set_fd
+ *     late       the same; the connection is shown before TLS begins on it, too
  *     dup, dup2  the same of a duplicate; the first descriptor is closed
  *     halves     SSL_set_rfd and SSL_set_wfd with two descriptors of one socket
  *     crossed    the same with two connections: what one end writes to, the other one reads from
@@ -279,6 +280,8 @@ static void with_descriptor(const char *form)
     }
     if (strcmp(form, "crossed") == 0)
         talk.descriptors[CLIENT] = -1;
+    if (strcmp(form, "late") == 0)
+        show(&talk);
     one(&talk);
 }
 

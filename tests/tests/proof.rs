@@ -1,11 +1,12 @@
 //! What programs say of their connections, and what the kernel says of that: real programs, whose addresses are proven.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
-use mirror_tests::attach::{Run, compile};
+use mirror_tests::attach::{Connection, Run, compile};
 use mirror_tests::client::PYTHON;
 use mirror_tests::load::{ab_at, assert_all_answered};
 use mirror_tests::native::{compile_gnu, hook_archive, source};
@@ -16,7 +17,8 @@ use mirror_tests::process::{Process, is_root, output_of, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
 use mirror_tests::service::{Agent, How, open_to_others};
-use mirror_tests::streams::{Flow, flows};
+use mirror_tests::streams::{End, Flow, flows};
+use serde_json::Value;
 
 const SHORT: usize = 5000;
 const AT_ONCE: usize = 200;
@@ -163,34 +165,190 @@ fn whose_connection_was_passed_on_to_it_has_it() {
 #[test]
 fn what_an_application_tells_is_never_proven() {
     let place = Place::new(&[]);
-    let program = place.path("impostor");
-    let sources = [source("tests/data/impostor.c")];
-    compile_gnu(&sources, &program, &[&hook_archive()]);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-    let port = listener.local_addr().expect("an address").port();
-    // Of this process, and alive for all of the test.
-    let victim = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    let local = victim.local_addr().expect("an address");
     let file = place.path("capture.pcapng");
     let agent = Agent::start(&place, &file, &["-I", "none"]);
-    let mut command = Command::new(program);
-    agent.prepare(&mut command);
-    command.args([port, local.port(), port].map(|port| port.to_string()));
-    let (mut program, stdin) = Process::start_fed(command.stdout(Stdio::null()));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let server = listener.local_addr().expect("an address");
+    // Of this process, and alive for all of the test.
+    let victim = TcpStream::connect(server).expect("connect");
+    let client = victim.local_addr().expect("an address");
+    let mut impostor = Impostor::start(&place, &agent, (client, server));
     let flow = the_flow(&file);
-    drop(stdin);
-    assert!(program.wait().success());
+    impostor.end();
     let said = agent.end_well();
-    assert_eq!(flow.server, local);
+    assert_eq!((flow.client, flow.server), (client, server));
     let comment = &flow.comment;
     assert!(comment.contains(" bound=told community_id="), "{comment}");
     assert!(!said.contains("confirmed"), "{said}");
 }
 
+/// Of a connection that is another's, and mirrored: it doesn't get its addresses, whoever comes first.
+#[test]
+fn what_an_application_tells_takes_no_sessions_addresses() {
+    for first in [true, false] {
+        let place = Place::new(&[]);
+        let (file, log) = (place.path("capture.pcapng"), place.path("sessions.jsonl"));
+        let log_name = log.display().to_string();
+        let agent = Agent::start(&place, &file, &["-I", "none", "--log", &log_name]);
+        let mut victim = Victim::start(&place, &agent, if first { "late" } else { "fd" });
+        let ends = victim.shown();
+        if !first {
+            flows_of(&file, 1);
+        }
+        let mut impostor = Impostor::start(&place, &agent, ends);
+        if first {
+            assert!(the_flow(&file).comment.contains(" bound=told "));
+            victim.go_on();
+            assert_eq!(victim.shown(), ends);
+            flows_of(&file, 3);
+        } else {
+            flows_of(&file, 2);
+        }
+        impostor.end();
+        let truth = victim.end();
+        let said = agent.end_well();
+
+        let capture = Capture::read(&file).expect("a capture");
+        rules::assert_good(&capture, "an impostor's");
+        let mut flows = flows(&capture).expect("flows");
+        let proven = |flow: &Flow| flow.comment.contains(" bound=socket claim=proven ");
+        let its = flows.iter().position(proven).expect("the true one");
+        let its = flows.remove(its);
+        assert_eq!((its.client, its.server), ends);
+        assert_eq!(its.request.whole(), Some(&truth.sent[..]));
+        assert_eq!(its.response.whole(), Some(&truth.received[..]));
+        assert_eq!(its.end, End::ClosedByClient);
+
+        // What the impostor says is all there, and under nobody's addresses from then on.
+        let refused = flows.pop().expect("the other one");
+        let comment = &refused.comment;
+        let words = " bound=placeholder claim=contradicted ";
+        assert!(comment.contains(words), "{comment}");
+        let mut text = refused.response.whole().expect("all of it").to_vec();
+        assert_eq!(flows.len(), usize::from(first));
+        if let Some(told) = flows.pop() {
+            assert_eq!((told.client, told.server), ends);
+            assert_eq!(told.end, End::ResetByServer);
+            assert!(told.times_ns.1 <= its.times_ns.0, "{told:?} {its:?}");
+            assert!(comment.contains(" continued=yes "), "{comment}");
+            text = [told.response.whole().expect("all of it"), &text].concat();
+        }
+        assert_eq!(text, b"mine\nstill mine\n");
+
+        let counted = "1 session named another process's connection";
+        assert!(said.contains(counted), "{said}");
+        let lines = fs::read_to_string(log).expect("a log");
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let refused: Vec<_> = lines
+            .filter(|line| line["claim"] == "contradicted")
+            .collect();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0]["bound"], "placeholder");
+        assert_eq!(refused[0]["process"]["pid"], impostor.process.id());
+    }
+}
+
+/// A program that says of its connection that it is another one.
+struct Impostor {
+    process: Process,
+    stdin: Option<ChildStdin>,
+    /// Where its own one leads.
+    _listener: TcpListener,
+}
+
+impl Impostor {
+    /// It names these ends: the client's, and its own, which is the server's.
+    fn start(place: &Place, agent: &Agent, ends: (SocketAddr, SocketAddr)) -> Self {
+        let program = place.path("impostor");
+        let sources = [source("tests/data/impostor.c")];
+        compile_gnu(&sources, &program, &[&hook_archive()]);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let own = listener.local_addr().expect("an address").port();
+        let mut command = Command::new(program);
+        agent.prepare(&mut command);
+        command.args([own, ends.1.port(), ends.0.port()].map(|port| port.to_string()));
+        let (process, stdin) = Process::start_fed(command.stdout(Stdio::null()));
+        Self {
+            process,
+            stdin: Some(stdin),
+            _listener: listener,
+        }
+    }
+
+    /// It speaks once more before.
+    fn end(&mut self) {
+        self.stdin = None;
+        assert!(self.process.wait().success());
+    }
+}
+
+/// A program with a connection between two sockets of its own.
+struct Victim {
+    process: Process,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Victim {
+    fn start(place: &Place, agent: &Agent, form: &str) -> Self {
+        let program = place.path("sockets");
+        let sources = [source("tests/data/sockets.c")];
+        compile_gnu(&sources, &program, &["-lssl", "-lcrypto"]);
+        let mut command = Command::new(program);
+        agent.prepare(&mut command);
+        command.args([place.path("cert.pem"), place.path("key.pem")]);
+        command
+            .arg(form)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (mut process, stdin) = Process::start_fed(&mut command);
+        let stdout = BufReader::new(process.stdout().expect("a pipe"));
+        Self {
+            process,
+            stdin,
+            stdout,
+        }
+    }
+
+    /// The client and the server, as its next line has them.
+    fn shown(&mut self) -> (SocketAddr, SocketAddr) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        let mut words = line
+            .split(' ')
+            .map(|word| word.parse().expect("an address"));
+        (
+            words.next().expect("a client"),
+            words.next().expect("a server"),
+        )
+    }
+
+    fn go_on(&mut self) {
+        self.stdin.write_all(b"\n").expect("a pipe");
+    }
+
+    /// What it has said.
+    fn end(mut self) -> Connection {
+        self.go_on();
+        let mut run = Run::of(self.process.output());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.connections.remove(0)
+    }
+}
+
+/// The flows of a capture that is being written, once there are so many.
+fn flows_of(file: &Path, count: usize) -> Vec<Flow> {
+    until("flows", || {
+        let found = flows(&Capture::read(file).ok()?).ok()?;
+        (found.len() >= count).then_some(found)
+    })
+}
+
 /// The only flow of a capture that is being written, once it is there.
 fn the_flow(file: &Path) -> Flow {
-    let read = || flows(&Capture::read(file).ok()?).ok();
-    let mut found = until("a flow", || read().filter(|flows| !flows.is_empty()));
+    let mut found = flows_of(file, 1);
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
 }

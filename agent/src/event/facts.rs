@@ -187,7 +187,7 @@ pub enum Proof {
     Proven,
     /// Nobody could say: the connection had ended already, or another user made its socket.
     Unproven,
-    /// The connection is another process's: the flow goes without these addresses.
+    /// The connection is another process's, or another live session's: the flow goes without these addresses.
     Contradicted,
 }
 
@@ -240,7 +240,8 @@ pub struct FlowInfo {
     /// Clear bytes that the client sent before TLS began, where that is known: more than 0 is
     /// STARTTLS or a PROXY header, and this flow begins after it.
     pub clear_prefix: Option<u64>,
-    /// Another agent began it: the stream offsets of client and server at which it goes on here.
+    /// Another flow began it, of an agent before, or under addresses that turned out to be another's: the stream offsets
+    /// of client and server at which it goes on here.
     pub continued: Option<(u64, u64)>,
     /// The client's JA4 fingerprint.
     pub ja4: Option<String>,

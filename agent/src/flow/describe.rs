@@ -43,7 +43,7 @@ impl Mapper {
     }
 
     /// An id from the agent's own numbers.
-    fn own_id(&self, key: SessionKey, after: Option<&FlowId>) -> FlowId {
+    pub(super) fn own_id(&self, key: SessionKey, after: Option<&FlowId>) -> FlowId {
         let hash = Sha256::new()
             .chain_update(b"tls-mirror session\0")
             .chain_update(self.config.seed)
@@ -128,7 +128,7 @@ impl Mapper {
         policy.judge(&session.known.facts(wire))
     }
 
-    fn placeholder(&mut self) -> Tuple {
+    pub(super) fn placeholder(&mut self) -> Tuple {
         let tuple = placeholder(self.next_placeholder);
         self.next_placeholder += 1;
         tuple

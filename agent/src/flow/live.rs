@@ -4,7 +4,9 @@ use mirror_hook::event::{CloseReason, Direction, Role};
 
 use super::stats::FlowStats;
 use super::twin::{Fingerprint, index};
-use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, WallTime};
+use crate::event::{
+    Binding, FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, Tuple, WallTime,
+};
 
 /// Its invariants are the sink's: offsets from 0 without gap or overlap but for holes, time never
 /// back, nothing of a side after its `Finish`, nothing at all after the end.
@@ -13,6 +15,9 @@ pub(super) struct LiveFlow {
     number: u64,
     pub(super) id: FlowId,
     pub(super) role: Role,
+    pub(super) tuple: Tuple,
+    /// What was told of it, if its addresses are what an application says.
+    told: Option<Box<FlowInfo>>,
     /// User of the process that began it.
     uid: u32,
     /// Sessions (a process and its forked children) that hold the connection.
@@ -58,6 +63,8 @@ impl LiveFlow {
             number,
             id: info.id,
             role: info.role,
+            tuple: info.tuple,
+            told: (info.binding == Binding::Told).then(|| Box::new(info.clone())),
             uid: info.process.uid,
             holders: 1,
             freed: false,
@@ -69,6 +76,44 @@ impl LiveFlow {
         };
         flow.emit(at, FlowChange::Begin(info), sink);
         flow
+    }
+
+    /// What was told of it, if its addresses are what an application says, and it goes on.
+    pub(super) fn told(&self) -> Option<&FlowInfo> {
+        self.told.as_deref().filter(|_| !self.ended)
+    }
+
+    /// The stream offsets, of client and server, that come next.
+    pub(super) fn reached(&self) -> (u64, u64) {
+        let [client, server] =
+            [Side::Client, Side::Server].map(|side| self.sides[index(side)].next);
+        (client, server)
+    }
+
+    /// Ends it, for its sessions to go on in another flow, which begins where this one ends.
+    pub(super) fn move_to(
+        &mut self,
+        number: u64,
+        at: WallTime,
+        info: &FlowInfo,
+        stats: &mut FlowStats,
+        sink: &mut dyn FlowSink,
+    ) -> Self {
+        self.reset(at, ResetCause::Died, stats, sink);
+        let (client, server) = self.reached();
+        let base = match self.role {
+            Role::Client => (client, server),
+            Role::Server => (server, client),
+        };
+        let mut moved = Self::begin(number, self.last, info, base, sink);
+        moved.fingerprint.hole(); // what came before can't be compared
+        (moved.holders, moved.freed) = (self.holders, self.freed);
+        for side in [Side::Client, Side::Server] {
+            if self.sides[index(side)].finished {
+                moved.finish(at, side, stats, sink);
+            }
+        }
+        moved
     }
 
     /// Whether a process of this user may go on with it: nobody speaks in another's name, but what root

@@ -32,6 +32,7 @@ use super::own::Networks;
 use super::proof::{self, NoSockets};
 use super::session::{Recent, Session};
 use super::stats::FlowStats;
+use super::taken::Taken;
 use super::wire::WireFact;
 use crate::clock::{Clock, Step};
 use crate::event::{
@@ -99,6 +100,7 @@ pub struct Mapper {
     pub(super) sessions: HashMap<SessionKey, Session>,
     pub(super) flows: HashMap<u64, LiveFlow>,
     pub(super) live_ids: HashMap<FlowId, u64>,
+    pub(super) taken: Taken,
     pub(super) recent: BoundedMap<FlowId, Recent>,
     /// Waiting sessions by the time of their first event.
     pub(super) waiting: BTreeSet<(WallTime, SessionKey)>,
@@ -127,6 +129,7 @@ impl Mapper {
             sessions: HashMap::new(),
             flows: HashMap::new(),
             live_ids: HashMap::new(),
+            taken: Taken::default(),
             waiting: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             awaited: HashMap::new(),

@@ -36,6 +36,7 @@ mod reading;
 mod release;
 mod session;
 mod stats;
+mod taken;
 mod twin;
 mod waiting;
 

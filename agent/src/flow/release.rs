@@ -35,6 +35,9 @@ impl Mapper {
             let gone = Verdict::Unproven(Unproven::Gone);
             session.known.set_verdict(gone);
         }
+        if matches!(joins, Joins::Nothing) {
+            self.doubt_told(&mut session);
+        }
         if let Some(why) = self.excluded(&session) {
             self.stats.excluded += 1;
             self.stats.excluded_unknown += u64::from(why == Excluded::Unknown);
@@ -60,6 +63,7 @@ impl Mapper {
                     self.stats.judged(verdict);
                 }
                 self.stats.begun(info.binding);
+                self.make_way(&info, waiting.opened, now, sink);
                 let number = self.next_flow;
                 self.next_flow += 1;
                 // A placeholder is this agent's own.
@@ -68,6 +72,7 @@ impl Mapper {
                 settled.flow = Some(number);
                 let mut flow = LiveFlow::begin(number, waiting.opened, &info, session.base, sink);
                 flow.fingerprint = fingerprint;
+                self.taken.take(info.tuple, number);
                 self.flows.insert(number, flow);
                 self.live_ids.insert(id, number);
                 State::Flowing(number)
@@ -242,6 +247,7 @@ impl Mapper {
         let Some(mut flow) = self.flows.remove(&number) else {
             return;
         };
+        self.taken.give_back(flow.tuple, number);
         self.live_ids.remove(&flow.id);
         if let Some(twin) = flow.twin.take() {
             self.compared(flow.fingerprint.compare(&twin));

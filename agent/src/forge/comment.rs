@@ -11,8 +11,9 @@
 //! `container` with `runtime`, `netns` with `netns_name`, `ja4`, `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
 //! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
-//! offsets in the flow at which its two streams begin. A flow that another agent began has `continued=yes`,
-//! with the offsets in the session at which it goes on here. A flow behind a trusted proxy has
+//! offsets in the flow at which its two streams begin. A flow that another one began, of an agent before or under
+//! addresses that were another's, has `continued=yes`, with the offsets in the session at which it goes on here. A flow
+//! behind a trusted proxy has
 //! `xff=CLIENT<-PROXY xff_by=xff|forwarded|proxy-protocol`, or `xff=unknown<-PROXY` where it keeps the proxy's address, and
 //! `proxy_header=N` where so many bytes of a PROXY header were taken out in front of it.
 

@@ -200,3 +200,119 @@ fn a_flow_that_goes_on_keeps_its_addresses() {
         assert_eq!(info.proof, Some(proof));
     }
 }
+
+/// An application's word for the addresses of another connection.
+fn telling(connection: u8, of: u8) -> Meta<'static> {
+    Meta {
+        addresses_told: true,
+        addresses: with_socket(of, Role::Server).addresses,
+        ..done(connection, Role::Server)
+    }
+}
+
+#[test]
+fn what_is_told_of_a_live_flow_is_refused() {
+    let (mut bench, asked) = bench(false, live(COOKIE, 0));
+    bench.open(1, 0, claiming(0));
+    bench.say(1, 0, Role::Server, Received, 0, 100);
+    bench.open(2, 1, telling(1, 0));
+    bench.say(2, 1, Role::Server, Sent, 0, 100);
+    // Over at once: nobody says that the kernel was asked too late.
+    bench.open(2, 2, telling(2, 0));
+    bench.close(2, 2, CloseReason::Free);
+    bench.say(1, 0, Role::Server, Sent, 0, 100);
+    assert_eq!(asked.get(), 1);
+    let flows = &bench.checker.flows;
+    let [first, second, third] = [0, 1, 2].map(|at| &flows[&bench.checker.order[at]]);
+    assert_eq!((first.info.tuple, first.end), (tuple(0), End::Open));
+    for told in [second, third] {
+        assert_eq!(told.info.binding, Binding::Placeholder);
+        assert_eq!(told.info.proof, Some(Proof::Contradicted));
+        assert_ne!(told.info.tuple, tuple(0));
+    }
+    assert_eq!((first.delivered, second.delivered), (200, 100));
+    assert_eq!(bench.mapper.stats().claims_contradicted, 2);
+    // A placeholder is a live flow's, too.
+    let taken = second.info.tuple;
+    let meta = Meta {
+        addresses: Some((taken.server, taken.client)),
+        ..telling(3, 0)
+    };
+    bench.open(2, 3, meta);
+    assert_eq!(bench.mapper.stats().claims_contradicted, 3);
+    // Nobody has them any more.
+    bench.close(1, 0, CloseReason::Free);
+    bench.open(2, 4, telling(4, 0));
+    assert_eq!(bench.mapper.stats().claims_contradicted, 3);
+    let last = &bench.checker.flows[bench.checker.order.last().unwrap()];
+    assert_eq!((last.info.tuple, last.info.proof), (tuple(0), None));
+    assert_eq!(last.info.binding, Binding::Told);
+}
+
+/// What was told before loses its addresses, and no byte.
+#[test]
+fn what_is_told_makes_way_for_what_is_known() {
+    for capture in [false, true] {
+        let (mut bench, _) = bench(capture, live(COOKIE, 0));
+        bench.open(2, 1, telling(1, 0));
+        bench.at(150); // its fingerprint isn't seen
+        bench.say(2, 1, Role::Server, Sent, 0, 100);
+        bench.say(2, 1, Role::Server, Received, 0, 70);
+        bench.event(
+            2,
+            1,
+            SessionChange::Close {
+                reason: CloseReason::ReceivedEnd,
+            },
+        );
+        assert_eq!(bench.checker.only().info.binding, Binding::Told);
+        match capture {
+            // The wire shows it.
+            true => {
+                bench.open(1, 0, done(0, Role::Server));
+                bench.wire(0, tuple(0));
+            }
+            false => bench.open(1, 0, claiming(0)),
+        }
+        bench.say(1, 0, Role::Server, Sent, 0, 100);
+        bench.say(2, 1, Role::Server, Sent, 100, 50);
+        let flows = &bench.checker.flows;
+        let mut order = bench.checker.order.iter().map(|number| &flows[number]);
+        let told = order.next().unwrap();
+        assert_eq!((told.end, told.delivered), (End::Reset, 170));
+        let rest: Vec<_> = order.collect();
+        assert_eq!(rest.len(), 2);
+        let [goes_on, known] = [1, 0].map(|connection| {
+            let mut rest = rest.iter();
+            rest.find(|flow| flow.connection == connection).unwrap()
+        });
+        assert_eq!(known.info.tuple, tuple(0));
+        assert_eq!((known.end, known.delivered), (End::Open, 100));
+        assert_eq!(goes_on.info.binding, Binding::Placeholder);
+        assert_eq!(goes_on.info.proof, Some(Proof::Contradicted));
+        assert_eq!(goes_on.info.continued, Some((70, 100)));
+        assert_eq!((goes_on.end, goes_on.delivered), (End::Open, 50));
+        assert_eq!(goes_on.finished, [Side::Client]);
+        assert_ne!(goes_on.info.id, told.info.id);
+        assert_eq!(bench.mapper.stats().claims_contradicted, 1);
+        bench.close(2, 1, CloseReason::Free);
+        assert_eq!(bench.mapper.live_flows(), 1);
+    }
+}
+
+/// Who only says so itself is no better than who said it first; nor is a claim that nobody could prove.
+#[test]
+fn what_is_told_makes_way_for_no_other_word() {
+    let (mut bench, _) = bench(false, Answer::Gone);
+    bench.open(2, 1, telling(1, 0));
+    bench.open(1, 0, claiming(0));
+    bench.open(3, 2, telling(2, 0));
+    let flows = &bench.checker.flows;
+    let order = bench.checker.order.iter();
+    let proofs: Vec<_> = order.map(|it| flows[it].info.proof).collect();
+    assert_eq!(
+        proofs,
+        [None, Some(Proof::Unproven), Some(Proof::Contradicted)]
+    );
+    assert_eq!(flows[&bench.checker.order[0]].end, End::Open);
+}

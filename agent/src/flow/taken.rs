@@ -1,0 +1,125 @@
+//! Whose addresses are a live flow's already: what an application tells takes nobody's.
+//!
+//! Sockets and the wire may show one pair of addresses twice, and both be right: in two network namespaces, or for a child
+//! that couldn't be seen to hold its parent's connection. What an application tells can't be asked about, so it comes
+//! last: told addresses that a live flow has are another's; and a flow of told ones makes way for one that has them by
+//! the kernel's word, or on the wire.
+
+use std::collections::HashMap;
+
+use super::live::LiveFlow;
+use super::mapper::Mapper;
+use super::proof::Verdict;
+use super::session::{Session, State, Waiting};
+use crate::event::{Binding, FlowInfo, FlowSink, MonotonicTime, Proof, Settled, Tuple, WallTime};
+
+/// The live flows by their addresses.
+#[derive(Debug, Default)]
+pub(super) struct Taken(HashMap<Tuple, Vec<u64>>);
+
+impl Taken {
+    pub(super) fn take(&mut self, tuple: Tuple, number: u64) {
+        self.0.entry(tuple).or_default().push(number);
+    }
+
+    pub(super) fn give_back(&mut self, tuple: Tuple, number: u64) {
+        if let Some(flows) = self.0.get_mut(&tuple) {
+            flows.retain(|one| *one != number);
+            if flows.is_empty() {
+                self.0.remove(&tuple);
+            }
+        }
+    }
+
+    fn by(&self, tuple: &Tuple) -> &[u64] {
+        self.0.get(tuple).map_or(&[], |flows| flows)
+    }
+}
+
+impl Mapper {
+    /// Doubts addresses that an application tells of a session that begins, if a live flow has them.
+    pub(super) fn doubt_told(&self, session: &mut Session) {
+        let is_told = session.known.addresses_told && session.found().is_none();
+        let told = session.known.tuple().filter(|_| is_told);
+        if told.is_some_and(|tuple| !self.taken.by(&tuple).is_empty()) {
+            session.known.set_verdict(Verdict::Doubtful);
+        }
+    }
+
+    /// A flow with these addresses is about to begin: flows of which they were only told go on without them.
+    pub(super) fn make_way(
+        &mut self,
+        info: &FlowInfo,
+        at: WallTime,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let is_known = info.proof == Some(Proof::Proven) || info.binding == Binding::Wire;
+        if !is_known {
+            return;
+        }
+        for number in self.taken.by(&info.tuple).to_vec() {
+            let told = self.flows.get(&number).and_then(LiveFlow::told);
+            if let Some(told) = told.cloned() {
+                self.move_away(number, told, at, now, sink);
+            }
+        }
+    }
+
+    /// The flow ends here, and its sessions go on as another one, whose addresses nobody knows.
+    fn move_away(
+        &mut self,
+        number: u64,
+        told: FlowInfo,
+        at: WallTime,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        let next = self.next_flow;
+        let mut holders = Vec::new();
+        for (key, session) in &mut self.sessions {
+            let flow = match &mut session.state {
+                State::Flowing(flow) => flow,
+                State::Waiting(Waiting {
+                    joined: Some(flow), ..
+                }) => flow,
+                _ => continue,
+            };
+            if *flow == number {
+                *flow = next;
+                holders.push(*key);
+            }
+        }
+        let (Some(eldest), tuple) = (holders.iter().min(), self.placeholder()) else {
+            return;
+        };
+        let id = self.own_id(*eldest, Some(&told.id));
+        let Some(flow) = self.flows.get_mut(&number) else {
+            return;
+        };
+        self.next_flow += 1;
+        let info = FlowInfo {
+            id,
+            tuple,
+            binding: Binding::Placeholder,
+            proof: Some(Proof::Contradicted),
+            continued: Some(flow.reached()),
+            ..told
+        };
+        let moved = flow.move_to(next, at, &info, &mut self.stats, sink);
+        self.stats.begun(info.binding);
+        self.stats.judged(Verdict::Doubtful);
+        self.forget_if_ended(number, now);
+        self.taken.take(tuple, next);
+        self.flows.insert(next, moved);
+        self.live_ids.insert(id, next);
+        if self.config.reports_settled {
+            let settled = || Settled {
+                flow: Some(next),
+                found: None,
+            };
+            let settled = holders.into_iter().map(|key| (key, settled()));
+            self.settled.extend(settled);
+        }
+    }
+}
