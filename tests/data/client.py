@@ -9,6 +9,7 @@ hears, and does on request what only the middle of a transfer shows.
     stop, go      stops or continues the parent process
     until:URL     get again and again, until there is the file OUT/enough
     each:URL      the same, with a connection for each
+    pace:MS       from here on a pause of so many milliseconds between two requests of both
     half:URL      as get, but in the middle of the body it makes the file OUT/half and waits for OUT/go
     verify        a connection that must fail, since nobody has signed the certificate
 
@@ -96,7 +97,7 @@ def verify():
 
 
 def main():
-    connection = None
+    connection, pace = None, 0
     for step in STEPS:
         name, _, argument = step.partition(":")
         if name == "stop":
@@ -108,6 +109,8 @@ def main():
             connection = None
         elif name == "verify":
             verify()
+        elif name == "pace":
+            pace = int(argument) / 1000
         elif name in ("get", "half"):
             connection = connection or Connection()
             connection.get(argument, pause if name == "half" else None)
@@ -115,12 +118,13 @@ def main():
             connection = connection or Connection()
             while not os.path.exists(f"{OUT}/enough"):
                 connection.get(argument)
-                time.sleep(0.002)
+                time.sleep(pace or 0.002)
         elif name == "each":
             while not os.path.exists(f"{OUT}/enough"):
                 connection = Connection()
                 connection.get(argument)
                 connection.close()
+                time.sleep(pace)
             connection = None
         elif name == "slowly":
             # Many small requests with pauses: somewhere among them a ring that was full is empty again.

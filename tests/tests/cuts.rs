@@ -111,9 +111,14 @@ impl<'p> Scenario<'p> {
     }
 
     fn start_talkers(&mut self) {
-        self.talkers.start(&["until:/get/20000", "close"]);
-        self.talkers.start(&["until:/get/1", "close"]);
-        self.talkers.start(&["each:/get/20000"]);
+        self.start_talkers_at("pace:0");
+    }
+
+    /// With pauses, where it takes long: all that is said is kept, and compared at the end.
+    fn start_talkers_at(&mut self, pace: &str) {
+        self.talkers.start(&[pace, "until:/get/20000", "close"]);
+        self.talkers.start(&[pace, "until:/get/1", "close"]);
+        self.talkers.start(&[pace, "each:/get/20000"]);
         self.go_on();
     }
 
@@ -197,7 +202,8 @@ fn a_collector_that_is_killed_is_followed_by_another() {
     let place = Place::new(&[1, PAGE]);
     let mut scenario = Scenario::new(&place);
     let agent = scenario.start_agent();
-    scenario.start_talkers();
+    // With each kill the agent takes longer to try again, up to half a minute.
+    scenario.start_talkers_at(if cuts() > CUTS { "pace:20" } else { "pace:0" });
     for _ in 0..cuts() {
         scenario.kill_sensor();
         scenario.talkers.until_they_go_on();
