@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::filter::Policy;
 
 pub use facts::{
-    Binding, FlowId, FlowInfo, MAX_PROCESS_NAME_BYTES, ProcessInfo, Proof, RealClient,
+    Binding, FlowId, FlowInfo, LeftOut, MAX_PROCESS_NAME_BYTES, ProcessInfo, Proof, RealClient,
     RealClientWay, ToldAddress, Tuple,
 };
 

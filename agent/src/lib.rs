@@ -21,6 +21,7 @@ pub mod helper;
 pub mod identity;
 pub mod intake;
 pub mod keep;
+pub mod midstream;
 pub mod output;
 pub mod real;
 pub mod tunnel;

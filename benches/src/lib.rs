@@ -87,5 +87,6 @@ pub fn flow_info() -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
     }
 }

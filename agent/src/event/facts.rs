@@ -180,6 +180,26 @@ pub struct RealClient {
     pub header_bytes: u32,
 }
 
+/// What was seen of a session in front of its flow, see [`crate::midstream`]. Each by who said it: client, server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Bytes of clear text.
+    pub bytes: [u64; 2],
+    /// Places where some is missing.
+    pub holes: [u64; 2],
+    /// Bytes that are missing there.
+    pub missing: [u64; 2],
+    /// The flow follows it. Else this is all there was, and nothing is forged.
+    pub shown: bool,
+}
+
+impl LeftOut {
+    /// Bytes of a side, those that are missing among them.
+    pub fn offset(&self, side: usize) -> u64 {
+        self.bytes[side].saturating_add(self.missing[side])
+    }
+}
+
 /// What the kernel said of the addresses that a process named as its socket's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Proof {
@@ -251,6 +271,9 @@ pub struct FlowInfo {
     /// Its client is a trusted proxy, or was. That is found out where packets are forged: no agent says it.
     #[serde(skip)]
     pub real_client: Option<RealClient>,
+    /// Its beginning wasn't seen: what isn't in this flow. That is found out where packets are forged: no agent says it.
+    #[serde(skip)]
+    pub left_out: Option<LeftOut>,
 }
 
 impl FlowInfo {

@@ -109,6 +109,7 @@ impl Mapper {
             ja4: hello.map(|hello| hello.ja4.clone()),
             agent: None,
             real_client: None,
+            left_out: None,
         }
     }
 

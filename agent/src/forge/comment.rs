@@ -9,7 +9,8 @@
 //! Present only where they are known, or say something: `claim=proven|unproven|contradicted`, what the kernel says of the
 //! addresses that the process named as its socket's; `agent` (at a collector), `process`, `exe`, `cgroup`,
 //! `container` with `runtime`, `netns` with `netns_name`, `ja4`, `sni`, `alpn`, `tls`, `cipher`, `resumed=yes`,
-//! `early=pending|accepted|rejected`, `announced=midstream|inherited`, and `clear_prefix=N`: STARTTLS or a PROXY header,
+//! `early=pending|accepted|rejected`, `announced=midstream|inherited`, `unshown_client=N unshown_server=N` where the
+//! beginning wasn't seen, and so many bytes were before this flow begins; and `clear_prefix=N`: STARTTLS or a PROXY header,
 //! the flow begins behind N clear bytes of the client. A conversation forged again has `restarted=N`, with the
 //! offsets in the flow at which its two streams begin. A flow that another one began, of an agent before or under
 //! addresses that were another's, has `continued=yes`, with the offsets in the session at which it goes on here. A flow
@@ -25,7 +26,7 @@ use crate::cipher::{CipherName, VersionName};
 use crate::community::CommunityId;
 use crate::container::Container;
 use crate::escape::Word;
-use crate::event::{FlowInfo, ProcessInfo, RealClient};
+use crate::event::{FlowInfo, LeftOut, ProcessInfo, RealClient};
 
 /// Shows what is known of a flow.
 pub(super) struct Metadata<'a>(pub(super) &'a FlowInfo);
@@ -75,6 +76,10 @@ impl Display for Metadata<'_> {
         }
         if info.announcement != Announcement::New {
             write!(f, " announced={}", info.announcement_word())?;
+        }
+        if let Some(LeftOut { bytes, .. }) = info.left_out {
+            let [client, server] = bytes;
+            write!(f, " unshown_client={client} unshown_server={server}")?;
         }
         if let Some(bytes) = info.clear_prefix.filter(|bytes| *bytes > 0) {
             write!(f, " clear_prefix={bytes}")?;
@@ -176,6 +181,12 @@ mod tests {
             " sni=a.example alpn=h2 tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 ja4=t13d resumed=yes \
              early=accepted announced=midstream clear_prefix=42 continued=yes client_offset=7 server_offset=8"
         ));
+        info.left_out = Some(LeftOut {
+            bytes: [9, 10],
+            ..LeftOut::default()
+        });
+        let place = " announced=midstream unshown_client=9 unshown_server=10 clear_prefix=42 ";
+        assert!(Metadata(&info).to_string().contains(place));
     }
 
     #[test]

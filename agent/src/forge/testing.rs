@@ -36,5 +36,6 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
     }
 }

@@ -406,6 +406,7 @@ pub(crate) mod tests {
             ja4: None,
             agent: None,
             real_client: None,
+            left_out: None,
         }
     }
 

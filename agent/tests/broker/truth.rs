@@ -86,6 +86,7 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
     }
 }
 

@@ -148,6 +148,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
     }
 }
 

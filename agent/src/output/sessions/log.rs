@@ -55,7 +55,7 @@ impl FlowSink for SessionLog {
                 info: info.clone(),
                 began: at,
                 last: at,
-                counts: Counts::default(),
+                counts: Counts::before(info),
                 finished: [false; 2],
             };
             self.live.insert(flow, live);

@@ -31,6 +31,18 @@ pub(super) struct Counts {
     pub(super) missing: [u64; 2],
 }
 
+impl Counts {
+    /// What passed before the flow begins.
+    pub(super) fn before(info: &FlowInfo) -> Self {
+        let left_out = info.left_out.unwrap_or_default();
+        Self {
+            bytes: left_out.bytes,
+            holes: left_out.holes,
+            missing: left_out.missing,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Record<'a> {
     event_type: &'static str,
@@ -65,6 +77,8 @@ struct Record<'a> {
     clear_prefix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     continued: Option<Continued>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    midstream: Option<Midstream>,
     #[serde(skip_serializing_if = "Option::is_none")]
     real_client: Option<Behind>,
     end: &'static str,
@@ -119,6 +133,13 @@ struct Tls<'a> {
 struct Continued {
     offset_toserver: u64,
     offset_toclient: u64,
+}
+
+#[derive(Serialize)]
+struct Midstream {
+    shown: bool,
+    left_out_toserver: u64,
+    left_out_toclient: u64,
 }
 
 #[derive(Serialize)]
@@ -188,6 +209,11 @@ pub(super) fn session(
         continued: info.continued.map(|(client, server)| Continued {
             offset_toserver: client,
             offset_toclient: server,
+        }),
+        midstream: info.left_out.map(|left_out| Midstream {
+            shown: left_out.shown,
+            left_out_toserver: left_out.bytes[0],
+            left_out_toclient: left_out.bytes[1],
         }),
         real_client: info.real_client.map(|real| Behind {
             proxy_ip: real.proxy.ip().to_canonical().to_string(),
@@ -314,7 +340,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::{Binding, ProcessInfo, RealClient, RealClientWay, ToldAddress};
+    use crate::event::{Binding, LeftOut, ProcessInfo, RealClient, RealClientWay, ToldAddress};
     use crate::forge::testing;
 
     fn parsed(line: &[u8]) -> Value {
@@ -419,6 +445,32 @@ mod tests {
         assert_eq!(parsed(&record(&info))["real_client"], expected);
     }
 
+    /// What was left out is counted with the rest.
+    #[test]
+    fn what_is_not_shown_is_told() {
+        let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
+        let left_out = LeftOut {
+            bytes: [1, 2],
+            holes: [3, 4],
+            missing: [5, 6],
+            shown: true,
+        };
+        info.left_out = Some(left_out);
+        let now = WallTime(0);
+        let counts = Counts::before(&info);
+        let record = parsed(&session(&info, (now, now), &counts, Ending::Finished));
+        let expected = json!({ "shown": true, "left_out_toserver": 1, "left_out_toclient": 2 });
+        assert_eq!(record["midstream"], expected);
+        assert_eq!(
+            (&record["bytes_toserver"], &record["bytes_toclient"]),
+            (&json!(1), &json!(2))
+        );
+        assert_eq!(
+            (&record["holes_toserver"], &record["missed_bytes_toclient"]),
+            (&json!(3), &json!(6))
+        );
+    }
+
     #[test]
     fn what_is_not_known_is_not_there() {
         let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
@@ -441,6 +493,7 @@ mod tests {
             "container",
             "clear_prefix",
             "continued",
+            "midstream",
             "real_client",
             "reset_by",
         ] {
