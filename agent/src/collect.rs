@@ -107,7 +107,11 @@ pub(crate) fn collect(settings: &CollectorSettings) -> anyhow::Result<u8> {
         say("an output stands still: what waited for it is lost, and the agents still have it");
     }
     reporter
-        .lines(&fleet, &reports, (&board.stats(), board.real_stats()))
+        .lines(
+            &fleet,
+            &reports,
+            (&board.stats(), board.late_stats(), board.real_stats()),
+        )
         .iter()
         .for_each(|line| say(line));
     broker
@@ -140,9 +144,11 @@ fn start_workers(
     let (outputs, board) = (settings.outputs.clone(), Arc::clone(board));
     let helper = helper.cloned();
     let real_clients = settings.real_clients.clone().map(RealClients::new);
+    let midstream = settings.midstream;
     Workers::start(&config, move |number| {
         let board = Arc::clone(&board);
         let mut column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
+        column.show_late_sessions(midstream);
         column.show_real_clients(real_clients.as_ref().map(RealClients::beside));
         Ok(ColumnOutlet::new(number, column, board))
     })
@@ -194,8 +200,11 @@ fn serve(
                 }
                 Request::PrintCounts => {
                     let reports = fleet.workers().report(ANSWER);
-                    let lines =
-                        reporter.lines(fleet, &reports, (&board.stats(), board.real_stats()));
+                    let lines = reporter.lines(
+                        fleet,
+                        &reports,
+                        (&board.stats(), board.late_stats(), board.real_stats()),
+                    );
                     lines.iter().for_each(|line| say(line));
                     broker
                         .iter()

@@ -1,6 +1,7 @@
 //! What is said at the end, and on SIGUSR1: how much was seen, what is missing and why, what to do.
 
 mod broker;
+pub(crate) mod late;
 mod outputs;
 pub(crate) mod real;
 mod tunnel;
@@ -11,6 +12,7 @@ use std::fmt::Display;
 
 use agent::flow::{CaptureStats, FlowStats};
 use agent::intake::{IntakeStats, Refusal};
+use agent::midstream::LateStats;
 use agent::real::RealStats;
 
 use crate::column::BranchStats;
@@ -27,6 +29,8 @@ pub(crate) struct Counts {
     pub(crate) outputs: Vec<BranchStats>,
     /// What was seen of handshakes on the wire, where they are watched.
     pub(crate) capture: Option<CaptureStats>,
+    /// What became of sessions whose beginning nobody saw.
+    pub(crate) late: LateStats,
     /// Who was found behind proxies, where that is asked for.
     pub(crate) real: Option<RealStats>,
 }
@@ -69,6 +73,7 @@ impl Counts {
         lines.extend(self.outputs.iter().flat_map(broker::lines));
         lines.extend(self.outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(&self.outputs));
+        lines.extend(late::line(&self.late));
         lines.extend(self.real.iter().flat_map(real::lines));
         lines.extend(self.limits());
         lines

@@ -73,6 +73,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let log = open_log(&outputs, helper)?;
     let key = SequenceKey::new(random()?);
     let mut column = Column::open(&outputs, &key, helper, log.as_ref())?;
+    column.show_late_sessions(settings.midstream);
     column.show_real_clients(settings.real_clients.clone().map(RealClients::new));
     column.take_complaints().iter().for_each(|line| say(line));
     let listening = "can't listen for programs";
@@ -377,6 +378,7 @@ impl Agent<'_> {
             intake: self.intake.stats(),
             flow: *self.mapper.stats(),
             outputs: self.column.stats(),
+            late: self.column.late_stats(),
             real: self.column.real_stats(),
             capture: self.capture.as_ref().map(Capture::stats),
         }

@@ -4,6 +4,7 @@ mod broker;
 mod collector;
 mod file;
 mod identity;
+mod midstream;
 mod outputs;
 mod real;
 mod tunnel;
@@ -20,6 +21,7 @@ pub(crate) use self::broker::{BrokerArgs, FleetKeyArgs, FleetKeyCommand, FromArg
 pub(crate) use self::collector::CollectorArgs;
 pub(crate) use self::file::{FileArgs, Misuse, read};
 pub(crate) use self::identity::{AgentsArgs, AgentsCommand, EnrollArgs, IdentityArgs, JoinArgs};
+pub(crate) use self::midstream::MidstreamArgs;
 pub(crate) use self::outputs::OutputArgs;
 pub(crate) use self::real::RealClientArgs;
 pub(crate) use self::tunnel::TunnelArgs;
@@ -169,6 +171,10 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) real: RealClientArgs,
 
+    /// Sessions whose beginning nobody saw.
+    #[command(flatten)]
+    pub(crate) midstream: MidstreamArgs,
+
     /// Collecting what others mirror.
     #[command(flatten)]
     pub(crate) collector: CollectorArgs,
@@ -230,6 +236,10 @@ pub(crate) struct RunArgs {
     /// Whose address flows have.
     #[command(flatten)]
     pub(crate) real: RealClientArgs,
+
+    /// Sessions whose beginning nobody saw.
+    #[command(flatten)]
+    pub(crate) midstream: MidstreamArgs,
 
     /// What the program does where its ring is full: `drop` the text, which leaves a hole; or, for
     /// debugging, `wait:MS` for room, MS milliseconds a call at most (1 to 10000). Waiting slows the

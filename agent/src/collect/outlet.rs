@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::collector::Outlet;
 use agent::event::{FlowEvent, FlowSink, WallTime};
+use agent::midstream::LateStats;
 use agent::real::RealStats;
 
 use crate::column::{BranchStats, Broken, Column};
@@ -21,6 +22,7 @@ pub(super) struct Board {
 struct State {
     /// By worker, as of its last report.
     stats: Vec<Vec<BranchStats>>,
+    late: Vec<LateStats>,
     real: Vec<RealStats>,
     lines: Vec<String>,
     /// Why an output isn't written any more, the first one that failed.
@@ -46,6 +48,13 @@ impl Board {
 
     pub(super) fn stats(&self) -> Vec<BranchStats> {
         self.lock().stats.iter().flatten().cloned().collect()
+    }
+
+    /// What became of sessions whose beginning nobody saw, at all workers.
+    pub(super) fn late_stats(&self) -> LateStats {
+        let mut sum = LateStats::default();
+        self.lock().late.iter().for_each(|one| sum.add(one));
+        sum
     }
 
     /// Who was found behind proxies, by all workers.
@@ -160,6 +169,7 @@ impl Outlet for ColumnOutlet {
 
     fn report(&mut self) {
         let stats = self.column.stats();
+        let late = self.column.late_stats();
         let real = self.column.real_stats();
         let mut state = self.board.lock();
         if state.stats.len() <= self.number {
@@ -167,6 +177,8 @@ impl Outlet for ColumnOutlet {
         }
         state.stats[self.number] = stats;
         let workers = state.stats.len();
+        state.late.resize(workers, LateStats::default());
+        state.late[self.number] = late;
         state.real.resize(workers, RealStats::default());
         state.real[self.number] = real.unwrap_or_default();
     }

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use agent::collector::{AgentReport, Fleet, WorkerReport};
+use agent::midstream::LateStats;
 use agent::real::RealStats;
 
 use crate::column::BranchStats;
 use crate::config::OutputChoice;
 use crate::report::{
-    counted, log_lines, packets as packets_in, reader_losses, real, sending_losses,
+    counted, late, log_lines, packets as packets_in, reader_losses, real, sending_losses,
 };
 
 /// Reports, each with the rates since the one before.
@@ -34,7 +35,7 @@ impl Reporter {
         &mut self,
         fleet: &Fleet,
         workers: &[WorkerReport],
-        (outputs, real): (&[BranchStats], RealStats),
+        (outputs, late, real): (&[BranchStats], LateStats, RealStats),
     ) -> Vec<String> {
         let sum = |count: fn(&WorkerReport) -> u64| -> u64 { workers.iter().map(count).sum() };
         let agents = fleet.agents();
@@ -122,6 +123,7 @@ impl Reporter {
         lines.extend(outputs.iter().flat_map(sending_losses));
         lines.extend(outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(outputs));
+        lines.extend(late::line(&late));
         lines.extend(real::lines(&real));
         let refusals = fleet.refusals();
         if !refusals.is_empty() {

@@ -19,6 +19,7 @@ use std::io;
 use agent::event::{FlowChange, FlowEvent, FlowSink, WallTime};
 use agent::forge::{ForgeStats, SequenceKey};
 use agent::helper::Helper;
+use agent::midstream::{Audience, LateSessions, LateStats, Midstream};
 use agent::output::{
     LogStats, LogWriter, ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Column {
     branches: Vec<Branch>,
     /// What people should know, a line each.
     complaints: Vec<String>,
+    /// Sessions whose beginning nobody saw, where packets are made.
+    late: LateSessions,
     /// Gives flows the address of who is behind a proxy, where packets are made.
     real_clients: Option<RealClients>,
 }
@@ -240,10 +243,21 @@ impl Column {
         let mut column = Self {
             branches,
             complaints: Vec::new(),
+            late: LateSessions::default(),
             real_clients: None,
         };
         column.collect_complaints();
         Ok(column)
+    }
+
+    /// What becomes of sessions that begin from here on, and whose beginning nobody saw.
+    pub(crate) fn show_late_sessions(&mut self, choice: Midstream) {
+        self.late = LateSessions::new(choice);
+    }
+
+    /// What became of them.
+    pub(crate) fn late_stats(&self) -> LateStats {
+        self.late.stats()
     }
 
     /// From here on flows behind trusted proxies have their clients' addresses.
@@ -288,8 +302,12 @@ impl Column {
     /// Nothing more comes. Finishes all but what is read at a pipe: a reader who stands still there holds back nothing
     /// else. It may be waited for as long as [`Column::is_awaited`] says so, before [`Column::finish`].
     pub(crate) fn end(&mut self, at: WallTime) -> Vec<Broken> {
-        if let Some(real) = &mut self.real_clients {
-            real.finish(&mut Here(&mut self.branches));
+        let mut here = Here(&mut self.branches);
+        let mut real = self.real_clients.as_mut();
+        self.late
+            .finish(&mut |audience, event| here.tell(audience, event, real.as_deref_mut()));
+        if let Some(real) = real {
+            real.finish(&mut here);
         }
         self.live().for_each(|end| end.end(at));
         let mut broken = self.finish_those(Waits::Nobody, at);
@@ -390,21 +408,33 @@ impl Column {
 
 impl FlowSink for Column {
     fn flow_event(&mut self, event: FlowEvent<'_>) {
-        let Some(real) = &mut self.real_clients else {
-            return self
-                .branches
-                .iter_mut()
-                .for_each(|branch| branch.flow_event(event));
-        };
         let away = self.branches.iter_mut();
         away.filter(|branch| branch.output.is_away())
             .for_each(|branch| branch.flow_event(event));
-        real.flow_event(event, &mut Here(&mut self.branches));
+        let mut here = Here(&mut self.branches);
+        let mut real = self.real_clients.as_mut();
+        self.late.flow_event(event, &mut |audience, event| {
+            here.tell(audience, event, real.as_deref_mut());
+        });
     }
 }
 
 /// The outputs whose packets are made here.
 struct Here<'b>(&'b mut [Branch]);
+
+impl Here<'_> {
+    fn tell(&mut self, audience: Audience, event: FlowEvent<'_>, real: Option<&mut RealClients>) {
+        match (audience, real) {
+            (Audience::All, Some(real)) => real.flow_event(event, self),
+            (Audience::All, None) => self.flow_event(event),
+            (Audience::Log, _) => {
+                let logs = self.0.iter_mut();
+                logs.filter(|branch| matches!(branch.output, OutputChoice::Log(_)))
+                    .for_each(|branch| branch.flow_event(event));
+            }
+        }
+    }
+}
 
 impl FlowSink for Here<'_> {
     fn flow_event(&mut self, event: FlowEvent<'_>) {

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::helper::User;
+use agent::midstream::Midstream;
 use agent::real::Policy;
 use anyhow::bail;
 
 use super::broker::{SourceChoice, source};
+use super::midstream::midstream;
 use super::outputs::outputs;
 use super::real::real_clients;
 use super::{InterfaceChoice, OutputChoice, VxlanChoice};
@@ -36,6 +38,8 @@ pub(crate) struct CollectorSettings {
     pub(crate) linger: Duration,
     /// Who is asked for a client's address.
     pub(crate) real_clients: Option<Policy>,
+    /// What becomes of sessions whose beginning nobody saw.
+    pub(crate) midstream: Midstream,
 }
 
 /// Resolves `-C`.
@@ -54,6 +58,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
     }
     let user = super::user(args.user.user)?;
     let real_clients = real_clients(args.real, &outputs)?;
+    let midstream = midstream(args.midstream, &outputs)?;
     let args = args.collector;
     // Each worker has a socket of its own; a file, a stream and a pace limit are one thing.
     let single = outputs.iter().find(|output| !is_shared(output));
@@ -76,6 +81,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
         quota: args.quota,
         linger: args.wait_for_agents,
         real_clients,
+        midstream,
     })
 }
 

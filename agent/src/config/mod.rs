@@ -4,6 +4,7 @@
 mod broker;
 mod collector;
 mod fleet_key;
+mod midstream;
 mod outputs;
 mod real;
 mod tunnel;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use agent::filter::Filters;
 use agent::helper::User;
 use agent::identity::Address;
+use agent::midstream::Midstream;
 use agent::real::Policy;
 use anyhow::{Context, bail};
 use mirror_hook::filter::Action;
@@ -22,6 +24,7 @@ pub(crate) use self::broker::{BrokerChoice, SourceChoice};
 pub(crate) use self::collector::CollectorSettings;
 use self::collector::resolve_collector;
 pub(crate) use self::fleet_key::FleetKeyTask;
+use self::midstream::midstream;
 use self::outputs::outputs;
 pub(crate) use self::outputs::{
     InterfaceChoice, LogChoice, OutputChoice, ReadersChoice, VxlanChoice,
@@ -125,6 +128,8 @@ pub(crate) struct Settings {
     pub(crate) filters: Filters,
     /// Who is asked for a client's address.
     pub(crate) real_clients: Option<Policy>,
+    /// What becomes of sessions whose beginning nobody saw.
+    pub(crate) midstream: Midstream,
 }
 
 /// Resolves the command line.
@@ -170,6 +175,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
             library_dir,
         }),
         real_clients: real_clients(args.real, &outputs)?,
+        midstream: midstream(args.midstream, &outputs)?,
         outputs,
         // The program is the user's own.
         user: None,
@@ -197,6 +203,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
         mode: Mode::Serve { socket },
         user: user(args.user.user)?,
         real_clients: real_clients(args.real, &outputs)?,
+        midstream: midstream(args.midstream, &outputs)?,
         outputs,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),

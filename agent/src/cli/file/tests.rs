@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use agent::midstream::Midstream;
+
 use super::super::Command;
 use super::*;
 
@@ -235,6 +237,18 @@ fn the_example_is_good_in_every_line() {
         assert!(parse(setting).is_ok(), "{setting}: {:?}", parse(setting));
     }
     assert!(seen > 10, "{seen}");
+}
+
+#[test]
+fn what_becomes_of_older_sessions() {
+    let text = "write = 'x'\nmidstream = 'skip'\n";
+    let choice = |words: &[&str]| good(text, words).serve.midstream.midstream;
+    assert_eq!(choice(&[]), Midstream::Skip);
+    assert_eq!(choice(&["--midstream", "forge"]), Midstream::Forge);
+    let checked = read_with(text, &["--check"]).unwrap().check.unwrap();
+    assert!(checked.contains("midstream = "), "{checked}");
+    let said = faults("midstream = 'x'\n", &["-w", "x"]).concat();
+    assert!(said.contains("neither forge nor skip"), "{said}");
 }
 
 #[test]
