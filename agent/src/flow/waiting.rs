@@ -18,6 +18,7 @@ impl Mapper {
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
+        let parent_waits = self.parent_waits(key);
         let Some(session) = self.sessions.get_mut(&key) else {
             return;
         };
@@ -54,7 +55,8 @@ impl Mapper {
         let doubted = session.known.verdict() == Some(Verdict::Doubtful);
         // The hello of one that begins has passed by now; its frame may still be on its way to here.
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
-        let awaits_fingerprint = known && is_new && !is_twin && randoms.is_some();
+        let begins = is_new && randoms.is_some() || parent_waits;
+        let awaits_fingerprint = known && begins && !is_twin;
         let may_wait = self.config.capture || doubted;
         if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
             return self.release(key, now, sink);
@@ -82,6 +84,23 @@ impl Mapper {
             waiting.awaits_wire = true;
             self.awaited.entry(randoms).or_default().push(key);
         }
+    }
+
+    /// Whether the session from which this one has inherited its connection waits: its flow is this one's, and begins
+    /// with it.
+    fn parent_waits(&self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get(&key) else {
+            return false;
+        };
+        let inherited = session.known.announcement == Announcement::Inherited;
+        let randoms = session.known.randoms().filter(|_| inherited);
+        let waiting = randoms.and_then(|randoms| self.awaited.get(&randoms));
+        let role = session.known.role;
+        let same = |other: &SessionKey| {
+            let other = self.sessions.get(other).filter(|_| *other != key);
+            other.is_some_and(|other| other.known.role == role)
+        };
+        waiting.is_some_and(|waiting| waiting.iter().any(same))
     }
 
     /// A waiting session's deadline has passed.

@@ -126,6 +126,34 @@ fn a_child_joins_while_its_parent_waits_for_the_wire() {
     }
 }
 
+/// Both know their socket, and the parent waits for its fingerprint.
+#[test]
+fn a_child_joins_while_its_parent_waits_for_its_fingerprint() {
+    for timeout in [false, true] {
+        let mut bench = Bench::capturing();
+        bench.open(1, 0, with_socket(0, Role::Server));
+        bench.say(1, 0, Role::Server, Received, 0, 10);
+        let child = Meta {
+            addresses: with_socket(0, Role::Server).addresses,
+            ..inherited(0, Role::Server, (0, 10))
+        };
+        bench.at(1).open(2, 0, child);
+        bench.say(2, 0, Role::Server, Sent, 0, 20);
+        bench.close(1, 0, CloseReason::Free);
+        assert!(bench.checker.order.is_empty());
+        match timeout {
+            true => drop(bench.at(200)),
+            false => bench.wire(0, tuple(0)),
+        }
+        let flow = bench.checker.only();
+        assert_eq!(flow.info.announcement, Announcement::New);
+        assert_eq!((flow.info.tuple, flow.end), (tuple(0), End::Open));
+        bench.close(2, 0, CloseReason::Free);
+        let flow = bench.checker.only();
+        assert_eq!((flow.end, flow.delivered), (End::Finished, 30));
+    }
+}
+
 #[test]
 fn a_child_that_has_much_to_say_takes_its_parent_along() {
     let mut bench = Bench::new(MapperConfig {
