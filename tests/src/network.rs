@@ -42,7 +42,12 @@ pub const PEER_WORDS: &[&str] = &["10.7.0.2", "[fd07::2]"];
 #[derive(Debug)]
 pub struct Namespace {
     holder: Process,
+    /// It has users of its own, too.
+    of_users: bool,
 }
+
+/// The user and the group that are root's where [`Namespace::with_users`] is.
+pub const ITS_ROOT: u32 = 100_000;
 
 impl Namespace {
     /// An empty one.
@@ -50,16 +55,36 @@ impl Namespace {
     /// # Panics
     /// If this isn't root.
     pub fn new() -> Self {
+        Self::made(false)
+    }
+
+    /// One in a namespace of users, whose root is nobody here: as containers without privilege have it.
+    ///
+    /// # Panics
+    /// If this isn't root.
+    pub fn with_users() -> Self {
+        Self::made(true)
+    }
+
+    fn made(of_users: bool) -> Self {
         let mut sleep = Command::new("unshare");
+        if of_users {
+            sleep.arg("--user");
+        }
         sleep.args(["--net", "sleep", "600"]);
         let holder = Process::start(&mut sleep);
-        let namespace = |id: &str| fs::read_link(Path::new("/proc").join(id).join("ns/net")).ok();
-        let (id, mine) = (holder.id().to_string(), namespace("thread-self"));
+        let name = format!("/proc/{}/comm", holder.id());
         until("another namespace", || {
-            let its = namespace(&id)?;
-            (Some(its) != mine).then_some(())
+            let name = fs::read_to_string(&name).ok()?;
+            (name == "sleep\n").then_some(())
         });
-        Self { holder }
+        if of_users {
+            for map in ["uid_map", "gid_map"] {
+                let file = format!("/proc/{}/{map}", holder.id());
+                fs::write(file, format!("0 {ITS_ROOT} 1000")).expect("users");
+            }
+        }
+        Self { holder, of_users }
     }
 
     /// A process in it, by which `ip` names it.
@@ -71,6 +96,9 @@ impl Namespace {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.id()));
+        if self.of_users {
+            command.arg(format!("--user=/proc/{}/ns/user", self.id()));
+        }
         command.arg("--").arg(program);
         command
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use mirror_tests::attach::{Run, Scenario, assert_whole};
 use mirror_tests::place::Place;
-use mirror_tests::process::{Process, output_of, run, send, until};
+use mirror_tests::process::{Process, output_of, run, send, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::sslcollector::{library_dir, serve};
 use mirror_tests::streams::flows as flows_of;
@@ -17,10 +17,6 @@ use rustix::process::Signal;
 const PAGES: [usize; 2] = [1, 20_000];
 /// nobody
 const USER: &str = "65534";
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// The system calls of attach that a TLS client can do without once it is connected.
 const CALLS: [&str; 8] = [
@@ -102,8 +98,8 @@ fn unshared(words: &[String]) -> Vec<String> {
 
 #[test]
 fn a_program_in_a_container() {
-    if !is_root() {
-        return; // Only root can make one without another user namespace.
+    if without_root("only root can make one without another user namespace") {
+        return;
     }
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);
@@ -176,8 +172,8 @@ fn a_program_in_a_container() {
 /// The programs that it serves have no pid where it is.
 #[test]
 fn an_agent_in_a_container() {
-    if !is_root() {
-        return; // Only root can make one without another user namespace.
+    if without_root("only root can make one without another user namespace") {
+        return;
     }
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);

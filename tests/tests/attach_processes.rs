@@ -4,15 +4,11 @@
 
 use mirror_tests::attach::{Connection, Run, Scenario, assert_whole, compile};
 use mirror_tests::place::Place;
-use mirror_tests::process::run;
+use mirror_tests::process::{run, without_root};
 use mirror_tests::sslcollector::library_dir;
 use mirror_tests::streams::Flow;
 
 const PAGES: [usize; 2] = [1, 20_000];
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// Runs the steps with and without the mirror; every connection is mirrored whole.
 fn whole<S: AsRef<str>>(scenario: &Scenario<'_>, steps: &[S], count: usize) -> Vec<Connection> {
@@ -84,8 +80,8 @@ fn vfork_and_daemon() {
 
 #[test]
 fn another_user_another_root() {
-    if !is_root() {
-        return; // Only root can give up being root.
+    if without_root("only root can give up being root") {
+        return;
     }
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);
@@ -118,8 +114,8 @@ fn another_user_another_root() {
 
 #[test]
 fn other_namespaces() {
-    if !is_root() {
-        return; // Only root can make them without another user namespace.
+    if without_root("only root can make them without another user namespace") {
+        return;
     }
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);
@@ -270,8 +266,8 @@ fn a_seccomp_filter_that_answers_with_an_errno() {
 /// AT_SECURE: its environment is somebody else's.
 #[test]
 fn a_setuid_program_ignores_the_settings() {
-    if !is_root() {
-        return; // Only root can make one that gains something.
+    if without_root("only root can make one that gains something") {
+        return;
     }
     let place = Place::new(&PAGES);
     let scenario = Scenario::new(&place);

@@ -15,7 +15,7 @@ use mirror_tests::network::{HOST, Network, PEER, PEER_WORDS};
 use mirror_tests::nginx::{LogEntry, Nginx, Options};
 use mirror_tests::place::{Place, content};
 use mirror_tests::postgres::Postgres;
-use mirror_tests::process::{Process, run};
+use mirror_tests::process::{Process, run, without_root};
 use mirror_tests::redis::{Session as Cli, redis};
 use mirror_tests::service::{Agent, Clients, MOSTLY_1_3, Seen, open_to_others};
 use mirror_tests::sslcollector::run_to;
@@ -351,8 +351,8 @@ fn haproxy_that_reads() {
 /// Processes of another user that are over, and reaped, before sslcollector looks at them are its own all the same.
 #[test]
 fn short_lived_children_of_another_user() {
-    if !rustix::process::geteuid().is_root() {
-        return; // Nobody else becomes another user.
+    if without_root("nobody else becomes another user") {
+        return;
     }
     let network = Network::new();
     let (place, there) = (Place::new(&SIZES), Place::new(&SIZES));

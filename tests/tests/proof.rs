@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -10,7 +11,7 @@ use mirror_tests::attach::{Connection, Run, compile};
 use mirror_tests::client::PYTHON;
 use mirror_tests::load::{ab_at, assert_all_answered};
 use mirror_tests::native::{compile_gnu, hook_archive, source};
-use mirror_tests::network::{Namespace, enter_new_namespace, ip};
+use mirror_tests::network::{ITS_ROOT, Namespace, enter_new_namespace, ip};
 use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, is_root, output_of, until, without_root};
@@ -127,6 +128,53 @@ fn the_same_addresses_in_two_namespaces() {
         namespaces[0].is_some() && namespaces[0] != namespaces[1],
         "{namespaces:?}"
     );
+}
+
+/// What runs in a container whose processes, users and network are its own: the log says in which network, and its
+/// addresses are proven.
+#[test]
+fn a_connection_in_a_container() {
+    if without_root("nobody else makes namespaces") {
+        return;
+    }
+    let place = Place::new(&[]);
+    let container = Namespace::with_users();
+    container.ip("link set lo up");
+    let readable = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(place.path("key.pem"), readable).expect("a key");
+    let (file, log) = (place.path("capture.pcapng"), place.path("sessions.jsonl"));
+    let log_name = log.display().to_string();
+    let agent = Agent::start(&place, &file, &["-I", "none", "--log", &log_name]);
+    let mut command = container.command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--"]);
+    agent.prepare(&mut command);
+    // So the host's root is called there.
+    command.env("SSLCOLLECTOR_AGENT_UID", "65534");
+    let mut program = Victim::start_by(&place, command, "fd");
+    let ends = program.shown();
+    let flow = the_flow(&file);
+    let truth = program.end();
+    let said = agent.end_well();
+    assert_eq!((flow.client, flow.server), ends);
+    let comment = &flow.comment;
+    let network = fs::metadata(format!("/proc/{}/ns/net", container.id()));
+    let network = network.expect("a namespace").ino();
+    for word in [
+        format!(" uid={ITS_ROOT} "),
+        " bound=socket claim=proven ".to_owned(),
+        format!(" netns={network} "),
+    ] {
+        assert!(comment.contains(&word), "{word}: {comment}: {said}");
+    }
+    let lines = fs::read_to_string(log).expect("a log");
+    let line: Value = serde_json::from_str(&lines).expect("a line");
+    assert_eq!(line["bound"], "socket");
+    assert_eq!(line["claim"], "proven");
+    assert_eq!(line["process"]["netns"], network);
+    assert_eq!(line["process"]["uid"], ITS_ROOT);
+    assert_eq!(line["src_port"], ends.0.port());
+    assert_eq!(line["bytes_toserver"], truth.sent.len());
+    assert_eq!(line["bytes_toclient"], truth.received.len());
 }
 
 /// As who accepts connections for others does, or systemd: its user isn't the one who made the socket.
@@ -293,11 +341,17 @@ struct Victim {
 
 impl Victim {
     fn start(place: &Place, agent: &Agent, form: &str) -> Self {
+        let mut command = Command::new("env");
+        agent.prepare(&mut command);
+        Self::start_by(place, command, form)
+    }
+
+    /// By a program that becomes it, or starts it.
+    fn start_by(place: &Place, mut command: Command, form: &str) -> Self {
         let program = place.path("sockets");
         let sources = [source("tests/data/sockets.c")];
         compile_gnu(&sources, &program, &["-lssl", "-lcrypto"]);
-        let mut command = Command::new(program);
-        agent.prepare(&mut command);
+        command.arg(program);
         command.args([place.path("cert.pem"), place.path("key.pem")]);
         command
             .arg(form)

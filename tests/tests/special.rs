@@ -10,7 +10,7 @@ use mirror_tests::client::PYTHON;
 use mirror_tests::curl::{Tls, Transfer};
 use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::Place;
-use mirror_tests::process::{Process, output_of, run, until};
+use mirror_tests::process::{Process, output_of, run, until, without_root};
 use mirror_tests::reader::Capture;
 use mirror_tests::rules;
 use mirror_tests::sslcollector;
@@ -101,8 +101,8 @@ fn dtls_is_counted_and_never_forged() {
 /// As distributions start nginx: its workers, which hold the connections, have become another user.
 #[test]
 fn workers_of_another_user_are_mirrored() {
-    if !rustix::process::geteuid().is_root() {
-        return; // Only root's children can become somebody else.
+    if without_root("only root's children can become somebody else") {
+        return;
     }
     let place = Place::new(&[20_000]);
     let nginx = Nginx::with(
