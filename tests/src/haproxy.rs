@@ -15,6 +15,8 @@ pub struct Way {
     pub bind: &'static str,
     /// The server: an address with a port, and options.
     pub server: String,
+    /// Rules for what passes.
+    pub rules: &'static str,
 }
 
 /// Writes its configuration. `backend` is the server's port on 127.0.0.1.
@@ -25,18 +27,19 @@ pub fn haproxy(place: &Place, backend: u16) -> Service {
     let way = Way {
         bind: "127.0.0.1",
         server: format!("127.0.0.1:{backend}"),
+        rules: "",
     };
-    haproxy_with(place, "http", &[way])
+    haproxy_with(place, free_port(), "http", &[way])
 }
 
-/// The same with these ways, whose text it reads (mode `http`) or doesn't (`tcp`). Connections to servers are kept for
+/// The same at this port, with these ways, whose text it reads (mode `http`) or doesn't (`tcp`). Connections to servers are kept for
 /// other clients' requests, where it reads.
 ///
 /// # Panics
 /// As above.
-pub fn haproxy_with(place: &Place, mode: &str, ways: &[Way]) -> Service {
+pub fn haproxy_with(place: &Place, port: u16, mode: &str, ways: &[Way]) -> Service {
     open_to_others(place);
-    let (dir, port) = (place.directory().display(), free_port());
+    let dir = place.directory().display();
     let both = [place.read("cert.pem"), place.read("key.pem")].concat();
     std::fs::write(place.path("both.pem"), both).expect("both.pem");
     std::fs::create_dir(place.path("empty")).expect("make a directory");
@@ -59,15 +62,17 @@ pub fn haproxy_with(place: &Place, mode: &str, ways: &[Way]) -> Service {
     if mode == "http" {
         text += "  http-reuse always\n";
     }
-    for (number, Way { bind, server }) in ways.iter().enumerate() {
+    for (number, way) in ways.iter().enumerate() {
         let _ = write!(
             text,
             "frontend tls{number}
-  bind {bind}:{port} ssl crt {dir}/both.pem
+  bind {}:{port} ssl crt {dir}/both.pem
+  {}
   default_backend servers{number}
 backend servers{number}
-  server one {server}
-"
+  server one {}
+",
+            way.bind, way.rules, way.server
         );
     }
     let file = place.path("haproxy.cfg");

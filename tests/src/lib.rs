@@ -14,11 +14,13 @@
 pub mod apache;
 pub mod applications;
 pub mod attach;
+pub mod away;
 pub mod bio;
 pub mod client;
 pub mod crowd;
 pub mod curl;
 pub mod decode;
+pub mod dialogue;
 pub mod disk;
 pub mod examples;
 pub mod exchange;

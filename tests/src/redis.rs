@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use crate::dialogue::Text;
 use crate::place::{HOST, Place, free_port};
 use crate::process::{Process, find};
 use crate::service::Service;
-use crate::tuples::{self, Kind, Text};
+use crate::tuples::{self, Kind};
 
 /// A server that keeps all in memory, at these addresses.
 ///

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use mirror_tests::apache::{Model, apache_at};
 use mirror_tests::client::PYTHON;
+use mirror_tests::dialogue::Text;
 use mirror_tests::native::{compile_gnu, source};
 use mirror_tests::network::{HOST, HOST_WORDS, Network, PEER};
 use mirror_tests::nginx::{Nginx, Options};
@@ -15,7 +16,7 @@ use mirror_tests::redis::{Session as Cli, redis};
 use mirror_tests::service::{Clients, MOSTLY_1_3, Service};
 use mirror_tests::stunnel::{Side, stunnel};
 use mirror_tests::tuples::{
-    AT_ONCE, Kind, SIZES, Session, Text, Witness, hex, of_curl, table, transfers,
+    AT_ONCE, Kind, SIZES, Session, Witness, hex, of_curl, table, transfers,
 };
 use rustix::process::Signal;
 
