@@ -95,7 +95,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     };
     let claims = Box::new(KernelSockets::new(helper.cloned()));
     let mut mapper = Mapper::new(mapper, Clock::start()).asking(claims);
-    mapper.ask_networks(Box::new(ProcNetworks));
+    mapper.ask_networks(Box::new(ProcNetworks::default()));
     let mut agent = Agent {
         settings,
         keeps: keeper.is_some(),

@@ -133,6 +133,38 @@ fn a_client_in_a_container_behind_masquerade() {
     }
 }
 
+/// Who looks outside only sees the gateway speak, and says that it may be another one.
+#[test]
+fn a_client_that_is_seen_outside_only() {
+    for number in [0, 1] {
+        let nat = Nat::new();
+        nat.translate(0);
+        let place = Place::new(&[]);
+        let file = place.path("capture.pcapng");
+        let agent = Agent::start(&place, &file, &["-I", "out0"]);
+        let outside = address(OUTSIDE[number]);
+        let python = nat.outside.command(PYTHON);
+        let (mut served, port) = server(python, &place, outside, 1, "asyncio");
+        client(
+            mirrored(&nat.container, &agent),
+            outside,
+            port,
+            &["asyncio"],
+        );
+        assert!(served.wait().success());
+        agent.end_well();
+        assert_translated(&place, number);
+        let flows = good_flows(&file);
+        let [flow] = &flows[..] else {
+            panic!("{flows:?}");
+        };
+        let bound = word(flow, "bound");
+        assert_eq!(bound, Some("wire-ambiguous"), "{}", flow.comment);
+        let (gateway, seen, _) = logged(&place).remove(0);
+        assert_eq!(flow.client, (gateway, seen).into());
+    }
+}
+
 /// The server saw the gateway, and ports of its.
 fn assert_translated(place: &Place, number: usize) {
     for (address, port, _) in logged(place) {

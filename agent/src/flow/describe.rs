@@ -144,9 +144,9 @@ pub(super) struct Shown {
     pub(super) is_settled: bool,
 }
 
-/// Where the wire shows several addresses, that one is the session's whose near end is an address of its process's
-/// network: translations have others. Where several are, they may be somebody's who says what others say, and faster than
-/// they: none is taken before all are answered, and several that are answered alike are ambiguous.
+/// Of the addresses that the wire shows those may be the session's whose near end is one of its process's network:
+/// translations have others. Where several may, they are somebody's who says what others say, and faster than they: none
+/// is taken before all are answered, and several that are answered alike are ambiguous.
 pub(super) fn shown(
     binder: &Binder,
     networks: Option<&dyn Networks>,
@@ -154,44 +154,39 @@ pub(super) fn shown(
 ) -> Option<Shown> {
     let randoms = session.known.randoms()?;
     let wire = binder.find(&randoms)?;
-    let is_first = |tuple: &Tuple| *tuple == wire.tuple;
-    let others = || {
-        binder
-            .candidates(&randoms)
-            .filter(|(tuple, _)| !is_first(tuple))
-    };
-    let mut shown = Shown {
-        tuple: wire.tuple,
-        binding: match wire.ambiguous {
-            true => Binding::WireAmbiguous,
-            false => Binding::Wire,
-        },
-        is_settled: true,
-    };
-    if others().next().is_none() {
-        return Some(shown);
-    }
+    let mut seen = vec![(wire.tuple, true)];
+    let others = binder.candidates(&randoms);
+    seen.extend(others.filter(|(tuple, _)| *tuple != wire.tuple));
     let (process, role) = (&session.process, session.known.role);
-    let mut seen: Vec<_> = [(wire.tuple, true)].into_iter().chain(others()).collect();
+    // Or the others have been forgotten.
+    let mut is_ambiguous = wire.ambiguous && seen.len() == 1;
     if let Some(networks) = networks {
         let tuples: Vec<_> = seen.iter().map(|(tuple, _)| *tuple).collect();
-        let local = networks.local(process, role, &tuples);
-        seen.retain(|(tuple, _)| local.is_empty() || local.contains(tuple));
+        if let Some(local) = networks.local(process, role, &tuples) {
+            // Where none is, this side of a translation isn't watched.
+            is_ambiguous |= local.is_empty();
+            seen.retain(|(tuple, _)| local.is_empty() || local.contains(tuple));
+        }
     }
-    shown.is_settled = seen.iter().all(|(_, is_answered)| *is_answered);
+    let is_settled = seen.iter().all(|(_, is_answered)| *is_answered);
     seen.retain(|(_, is_answered)| *is_answered);
     let answered: Vec<_> = seen.into_iter().map(|(tuple, _)| tuple).collect();
-    if let [tuple] = answered[..] {
-        (shown.tuple, shown.binding) = (tuple, Binding::Wire);
-        return Some(shown);
-    }
-    shown.binding = Binding::WireAmbiguous;
-    let connected = networks.map(|networks| networks.connected(process, role, &answered));
-    shown.tuple = match connected.as_deref() {
+    is_ambiguous |= answered.len() != 1;
+    let connected = networks.filter(|_| is_ambiguous && answered.len() > 1);
+    let connected = connected.map(|networks| networks.connected(process, role, &answered));
+    let tuple = match connected.as_deref() {
         Some(&[tuple]) => tuple,
         _ => answered.first().copied().unwrap_or(wire.tuple),
     };
-    Some(shown)
+    let binding = match is_ambiguous {
+        true => Binding::WireAmbiguous,
+        false => Binding::Wire,
+    };
+    Some(Shown {
+        tuple,
+        binding,
+        is_settled,
+    })
 }
 
 /// Asks about what a session says of its socket, unless that was done.

@@ -29,6 +29,7 @@ mod frames;
 mod held;
 mod known;
 mod live;
+mod local;
 mod mapper;
 mod own;
 mod placeholder;

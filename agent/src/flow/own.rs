@@ -1,75 +1,87 @@
 //! Which of several addresses are a process's own: on its way a connection's may be translated, or somebody else says what
 //! it says of its handshake.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use mirror_hook::event::Role;
 
+use super::bounded::BoundedMap;
+use super::local::{LocalAddresses, lines};
 use crate::event::{ProcessInfo, Tuple};
 
 /// The networks that processes are in.
 pub trait Networks: std::fmt::Debug {
-    /// Those of these connections whose end on the process's side is an address of its network. None: there is none, or
-    /// nobody can say.
-    fn local(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple>;
+    /// Those of these connections whose end on the process's side is an address of its network. `None`: nobody can say.
+    fn local(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Option<Vec<Tuple>>;
 
     /// Those of these that a socket has there. None: no socket has, or nobody can say.
     fn connected(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple>;
 }
 
-/// As `/proc/PID/net` shows them, proc_pid_net(5). Its files are read from their beginning for each question, which is
-/// asked where a session has several addresses only.
-#[derive(Clone, Copy, Debug)]
-pub struct ProcNetworks;
+/// As `/proc/PID/net` shows them, proc_pid_net(5).
+#[derive(Debug)]
+pub struct ProcNetworks {
+    /// By the network namespace.
+    known: RefCell<BoundedMap<u64, Known>>,
+}
 
-/// What stands behind so much of a file isn't read: tables of routes may be huge.
-const MOST_BYTES: u64 = 4 << 20;
+#[derive(Debug)]
+struct Known {
+    since: Instant,
+    addresses: LocalAddresses,
+}
+
+/// So many namespaces' addresses are remembered,
+const NAMESPACES: usize = 1024;
+/// for so long,
+const KEPT: Duration = Duration::from_secs(1);
+/// and for so long where one isn't among them: it may be new.
+const KEPT_WITHOUT: Duration = Duration::from_millis(50);
+
+impl Default for ProcNetworks {
+    fn default() -> Self {
+        Self {
+            known: RefCell::new(BoundedMap::new(NAMESPACES)),
+        }
+    }
+}
 
 impl Networks for ProcNetworks {
-    fn local(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
+    fn local(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Option<Vec<Tuple>> {
         let near = |tuple: &Tuple| match role {
             Role::Client => tuple.client.ip(),
             Role::Server => tuple.server.ip(),
         };
-        let mut is_local = vec![false; tuples.len()];
-        let mut found = |address: IpAddr, bits: u32| {
-            for (tuple, is_local) in tuples.iter().zip(&mut is_local) {
-                *is_local |= is_within(near(tuple), address, bits);
-            }
+        let own = |addresses: &LocalAddresses| {
+            let tuples = tuples.iter().copied();
+            let own = tuples.filter(|tuple| addresses.have(near(tuple)));
+            own.collect::<Vec<_>>()
         };
-        // Each prefix is in one line, and what it is for in those behind it.
-        let mut prefix = None;
-        for line in lines(process, "fib_trie") {
-            let line = line.trim_start();
-            if let Some(address) = line.strip_prefix("|-- ") {
-                prefix = address.parse().ok();
-            } else if let Some(bits) = line.strip_suffix(" host LOCAL")
-                && let (Some(prefix), Some(bits)) = (prefix, bits.strip_prefix('/'))
-            {
-                found(IpAddr::V4(prefix), bits.parse().unwrap_or(u32::MAX));
+        let now = Instant::now();
+        let mut known = self.known.borrow_mut();
+        let namespace = process.network_namespace;
+        if let Some(known) = namespace.and_then(|namespace| known.get(&namespace)) {
+            let (own, age) = (own(&known.addresses), now.duration_since(known.since));
+            if age < KEPT_WITHOUT || age < KEPT && !own.is_empty() {
+                return Some(own);
             }
         }
-        for line in lines(process, "if_inet6") {
-            let address = line.split(' ').next().unwrap_or_default();
-            if let (32, Ok(address)) = (address.len(), u128::from_str_radix(address, 16)) {
-                found(IpAddr::V6(address.into()), 128);
-            }
+        let addresses = LocalAddresses::of(process)?;
+        let own = own(&addresses);
+        if let Some(namespace) = namespace {
+            let since = now;
+            known.insert(namespace, Known { since, addresses });
         }
-        let own = tuples.iter().zip(is_local);
-        own.filter_map(|(tuple, is_local)| is_local.then_some(*tuple))
-            .collect()
+        Some(own)
     }
 
     fn connected(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
         let mut own = Vec::new();
-        let lines = ["tcp", "tcp6"].map(|table| lines(process, table));
-        for (local, remote) in lines
-            .into_iter()
-            .flatten()
-            .filter_map(|line| ends_of(&line))
-        {
+        let tables = ["tcp", "tcp6"].map(|table| lines(process, table));
+        let lines = tables.into_iter().flatten().flatten();
+        for (local, remote) in lines.filter_map(|line| ends_of(&line)) {
             let (client, server) = match role {
                 Role::Client => (local, remote),
                 Role::Server => (remote, local),
@@ -80,23 +92,6 @@ impl Networks for ProcNetworks {
             }
         }
         own
-    }
-}
-
-fn lines(process: &ProcessInfo, file: &str) -> impl Iterator<Item = String> {
-    let file = File::open(format!("/proc/{}/net/{file}", process.pid)).ok();
-    let bounded = file.map(|file| BufReader::new(file.take(MOST_BYTES)).lines());
-    bounded.into_iter().flatten().map_while(Result::ok)
-}
-
-/// Whether an address is one of those that begin with these bits.
-fn is_within(address: IpAddr, prefix: IpAddr, bits: u32) -> bool {
-    match (address, prefix) {
-        (IpAddr::V4(address), IpAddr::V4(prefix)) => {
-            let differing = address.to_bits() ^ prefix.to_bits();
-            bits <= 32 && differing.leading_zeros() >= bits
-        }
-        (address, prefix) => address == prefix,
     }
 }
 
@@ -144,37 +139,26 @@ mod tests {
             };
             let process = ProcessInfo {
                 pid: std::process::id(),
+                network_namespace: Some(7),
                 ..ProcessInfo::default()
             };
             let mut other = tuple;
             other.client.set_ip("198.51.100.7".parse().unwrap());
             let asked = [other, tuple];
+            let networks = ProcNetworks::default();
             for role in [Role::Client, Role::Server] {
-                assert_eq!(ProcNetworks.connected(&process, role, &asked), [tuple]);
+                assert_eq!(networks.connected(&process, role, &asked), [tuple]);
             }
             let nobody = ProcessInfo::default();
-            assert_eq!(ProcNetworks.connected(&nobody, Role::Client, &asked), []);
-            // Of a client that other address would be, and a server may be spoken to from there.
-            assert_eq!(ProcNetworks.local(&process, Role::Client, &asked), [tuple]);
-            assert_eq!(ProcNetworks.local(&process, Role::Server, &asked), asked);
-            assert_eq!(ProcNetworks.local(&nobody, Role::Server, &asked), []);
+            assert_eq!(networks.connected(&nobody, Role::Client, &asked), []);
+            // It is no client's here, and a server may be spoken to from there.
+            let local = |process, role| networks.local(process, role, &asked);
+            for _ in 0..2 {
+                assert_eq!(local(&process, Role::Client), Some(vec![tuple]));
+                assert_eq!(local(&process, Role::Server), Some(asked.to_vec()));
+            }
+            assert_eq!(local(&nobody, Role::Server), None);
         }
-    }
-
-    #[test]
-    fn a_prefix_has_its_addresses() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        for (prefix, bits, is_there) in [
-            ("127.0.0.0", 8, true),
-            ("127.1.0.0", 16, false),
-            ("127.0.0.9", 32, true),
-            ("0.0.0.0", 0, true),
-            ("127.0.0.9", 33, false),
-            ("::1", 128, false),
-        ] {
-            assert_eq!(is_within(ip("127.0.0.9"), ip(prefix), bits), is_there);
-        }
-        assert!(is_within(ip("fd00::1"), ip("fd00::1"), 128));
     }
 
     /// Anybody can have a server show one.

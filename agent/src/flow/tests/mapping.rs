@@ -117,24 +117,24 @@ fn of_two_hellos_of_one_client_the_first_is_its_fingerprint() {
 /// A network as a test says: which connections' ends are in there, and which of them live.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    local: Vec<Tuple>,
+    local: Option<Vec<Tuple>>,
     connected: Vec<Tuple>,
 }
 
 impl Told {
     fn local(local: &[Tuple]) -> Self {
         Self {
-            local: local.to_vec(),
+            local: Some(local.to_vec()),
             connected: Vec::new(),
         }
     }
 }
 
 impl Networks for Told {
-    fn local(&self, _process: &ProcessInfo, _role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
-        let mut own = self.local.clone();
+    fn local(&self, _: &ProcessInfo, _: Role, tuples: &[Tuple]) -> Option<Vec<Tuple>> {
+        let mut own = self.local.clone()?;
         own.retain(|tuple| tuples.contains(tuple));
-        own
+        Some(own)
     }
 
     fn connected(&self, _process: &ProcessInfo, _role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
@@ -156,6 +156,7 @@ fn of_several_addresses_those_of_the_processes_own_network_win() {
         (Told::local(&[own]), (own, Binding::Wire)),
         (Told::local(&[translated]), (translated, Binding::Wire)),
         (Told::default(), (translated, Binding::WireAmbiguous)),
+        (Told::local(&[]), (translated, Binding::WireAmbiguous)),
         (
             Told::local(&[own, translated]),
             (translated, Binding::WireAmbiguous),
@@ -176,6 +177,23 @@ fn of_several_addresses_those_of_the_processes_own_network_win() {
     }
 }
 
+/// What is watched is on the other side of a translation.
+#[test]
+fn addresses_that_no_process_of_its_network_has_are_marked() {
+    for (told, binding) in [
+        (Told::local(&[tuple(1)]), Binding::Wire),
+        (Told::local(&[]), Binding::WireAmbiguous),
+        (Told::default(), Binding::Wire),
+    ] {
+        let mut bench = Bench::capturing();
+        bench.mapper.ask_networks(Box::new(told));
+        bench.wire(1, tuple(1));
+        bench.open(1, 1, done(1, Role::Client));
+        let info = &bench.checker.only().info;
+        assert_eq!((info.tuple, info.binding), (tuple(1), binding));
+    }
+}
+
 /// It is seen elsewhere first, be it outside of an address translation, or because somebody says it, too, and is faster.
 #[test]
 fn the_first_answer_does_not_hide_the_own_address() {
@@ -184,7 +202,7 @@ fn the_first_answer_does_not_hide_the_own_address() {
     for (local, is_answered, expected) in [
         (&[own][..], true, (own, Binding::Wire)),
         (&[own, other], true, ambiguous),
-        (&[], true, ambiguous),
+        (&[], true, ambiguous), // both outside
         (&[own], false, ambiguous),
         // Who isn't answered has no session.
         (&[own, other], false, (other, Binding::Wire)),
@@ -250,7 +268,7 @@ fn who_says_anothers_hello_again_does_not_speak_in_its_name() {
     for is_answered in [true, false] {
         let mut bench = Bench::capturing();
         bench.mapper.ask_networks(Box::new(Told {
-            local: vec![own, victim],
+            local: Some(vec![own, victim]),
             connected: vec![victim],
         }));
         let (again, hello) = (hellos(1, own), hellos(1, victim));
