@@ -96,33 +96,33 @@ fn told(line: &str) -> Told {
     (port.parse().expect("a port"), resumed == "resumed")
 }
 
-/// A client whose connection stays open.
+/// A client whose last connection stays open.
 #[derive(Debug)]
 pub struct Held {
     process: Process,
     stdin: std::process::ChildStdin,
-    /// The connection's port.
-    pub port: u16,
+    /// All its connections; it is the last one.
+    pub told: Vec<Told>,
 }
 
 impl Held {
-    /// Starts it by `python`, and waits until it has been answered.
+    /// Starts it by `python`, with these cases before, and waits until it has been answered.
     ///
     /// # Panics
     /// If it hasn't.
-    pub fn start(mut python: Command, address: IpAddr, port: u16) -> Self {
+    pub fn start(mut python: Command, address: IpAddr, port: u16, cases: &[&str]) -> Self {
         python.arg(data("bio.py")).arg("client");
         python.arg(address.to_string()).arg(port.to_string());
-        python.arg("held").stdout(Stdio::piped());
+        python.args(cases).arg("held").stdout(Stdio::piped());
         let (mut process, stdin) = Process::start_fed(&mut python);
-        let mut line = String::new();
-        let stdout = process.stdout().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a port");
-        let (port, _) = told(line.trim_end());
+        let lines = BufReader::new(process.stdout().expect("a pipe")).lines();
+        let lines = lines.take(cases.len() + 1);
+        let told: Vec<_> = lines.map(|line| told(&line.expect("a line"))).collect();
+        assert_eq!(told.len(), cases.len() + 1);
         Self {
             process,
             stdin,
-            port,
+            told,
         }
     }
 

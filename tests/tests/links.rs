@@ -110,8 +110,8 @@ fn where_somebody_says_what_others_say() {
                     _ => (mirrored(&file), link.in_peer(PYTHON)),
                 };
                 let (mut served, port) = server(at_server, &place, server_address, 1, "asyncio");
-                let held = Held::start(at_client, server_address, port);
-                let client_port = held.port;
+                let held = Held::start(at_client, server_address, port, &[]);
+                let (client_port, _) = held.told[0];
                 held.end();
                 assert!(served.wait().success());
                 let flows = good_flows(&file);

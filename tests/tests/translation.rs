@@ -9,9 +9,10 @@
 //! ```
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 
-use mirror_tests::bio::{Held, TEXT, client, good_flows, logged, server, word};
+use mirror_tests::bio::{Held, TEXT, good_flows, logged, server, word};
 use mirror_tests::client::PYTHON;
 use mirror_tests::network::{Namespace, enter_new_namespace, ip};
 use mirror_tests::place::Place;
@@ -107,6 +108,14 @@ fn assert_own(flow: &Flow, client: (IpAddr, u16), server: (IpAddr, u16)) {
     assert_eq!(flow.response.whole(), Some(TEXT));
 }
 
+/// Waits until all these are told, and the program lives: an agent that ends tells what it knows by then.
+fn until_told(file: &Path, count: usize) {
+    until("flows", || {
+        let flows = flows(&Capture::read(file).ok()?).ok()?;
+        (flows.len() >= count).then_some(())
+    });
+}
+
 const CASES: [&str; 4] = ["asyncio", "long:1400", "cut:3,60", "records:30"];
 
 #[test]
@@ -118,10 +127,14 @@ fn a_client_in_a_container_behind_masquerade() {
         let file = place.path("capture.pcapng");
         let agent = Agent::start(&place, &file, &["-I", "any"]);
         let (inside, outside) = (address(INSIDE[number]), address(OUTSIDE[number]));
-        let count = CASES.len();
+        let count = CASES.len() + 1;
         let python = nat.outside.command(PYTHON);
         let (mut served, port) = server(python, &place, outside, count, "asyncio");
-        let told = client(mirrored(&nat.container, &agent), outside, port, &CASES);
+        let python = mirrored(&nat.container, &agent);
+        let held = Held::start(python, outside, port, &CASES);
+        until_told(&file, count);
+        let told = held.told.clone();
+        held.end();
         assert!(served.wait().success());
         let said = agent.end_well();
         let flows = good_flows(&file);
@@ -145,12 +158,9 @@ fn a_client_that_is_seen_outside_only() {
         let outside = address(OUTSIDE[number]);
         let python = nat.outside.command(PYTHON);
         let (mut served, port) = server(python, &place, outside, 1, "asyncio");
-        client(
-            mirrored(&nat.container, &agent),
-            outside,
-            port,
-            &["asyncio"],
-        );
+        let held = Held::start(mirrored(&nat.container, &agent), outside, port, &[]);
+        until_told(&file, 1);
+        held.end();
         assert!(served.wait().success());
         agent.end_well();
         assert_translated(&place, number);
@@ -186,11 +196,8 @@ fn a_server_that_sees_the_gateway() {
         let outside = address(OUTSIDE[number]);
         let python = mirrored(&nat.outside, &agent);
         let (mut served, port) = server(python, &place, outside, 1, "asyncio");
-        let held = Held::start(nat.container.command(PYTHON), outside, port);
-        until("its flow", || {
-            let capture = Capture::read(&file).ok()?;
-            flows(&capture).ok().filter(|flows| !flows.is_empty())
-        });
+        let held = Held::start(nat.container.command(PYTHON), outside, port, &[]);
+        until_told(&file, 1);
         held.end();
         assert!(served.wait().success());
         agent.end_well();
@@ -218,11 +225,15 @@ fn a_server_in_a_container_at_a_published_port() {
         let agent = Agent::start(&place, &file, &["-I", "any"]);
         let python = mirrored(&nat.container, &agent);
         let (inside, outside) = (address(INSIDE[number]), address(OUTSIDE[number]));
-        let count = CASES.len();
+        let count = CASES.len() + 1;
         let (mut served, port) = server(python, &place, inside, count, "asyncio");
         nat.translate(port);
         let gateway = address(GATEWAY[number]);
-        let told = client(nat.outside.command(PYTHON), gateway, PUBLISHED, &CASES);
+        let python = nat.outside.command(PYTHON);
+        let held = Held::start(python, gateway, PUBLISHED, &CASES);
+        until_told(&file, count);
+        let told = held.told.clone();
+        held.end();
         assert!(served.wait().success());
         let said = agent.end_well();
         let flows = good_flows(&file);
