@@ -84,6 +84,10 @@ bench-collector: install-build ## agents over TLS through a collector onto an in
 bench-mapping: install-build ## sessions found on the wire: bindings a second, what passes the filter, 20,000 handshakes a second (root)
 	$(CARGO) run --release -q -p mirror-benches --bin mapping
 
+.PHONY: bench-http2
+bench-http2: ## HTTP/2 told as HTTP/1.1: content against forging the frames as they are, small requests, memory of a stream
+	$(CARGO) run --release -q -p mirror-benches --bin http2
+
 .PHONY: bench-hook
 bench-hook: ## what the hook costs: instructions, time of a call, threads, nginx against stock and against uprobes
 	@scripts/install-peers.sh build demo bench
@@ -136,7 +140,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= ring attach body policy wire text helper_request frame batch inlet answers spool token enrol certificate_request \
-	envelope mark diag handshakes xff proxy_protocol
+	envelope mark diag handshakes xff proxy_protocol http2
 # What cargo-fuzz would pass; so it isn't needed, and the stable compiler will do.
 FUZZ_FLAGS := --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

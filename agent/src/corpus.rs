@@ -78,3 +78,15 @@ fn mutated(bytes: &[u8], property: impl Fn(&[u8])) {
         property(&changed);
     }
 }
+
+/// Steps of the targets in `fuzz/fuzz_targets/retold.rs`: who says what.
+pub(crate) fn steps(said: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut steps = Vec::new();
+    for (who, text) in said {
+        for piece in text.chunks(63) {
+            steps.push(u8::try_from(piece.len()).unwrap() << 2 | who);
+            steps.extend_from_slice(piece);
+        }
+    }
+    steps
+}

@@ -12,6 +12,7 @@ pub mod community;
 pub mod container;
 #[cfg(test)]
 mod corpus;
+mod endpoints;
 pub mod escape;
 pub mod event;
 pub mod filter;
@@ -24,5 +25,6 @@ pub mod keep;
 pub mod midstream;
 pub mod output;
 pub mod real;
+pub mod transform;
 pub mod tunnel;
 pub mod wire;

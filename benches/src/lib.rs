@@ -88,5 +88,6 @@ pub fn flow_info() -> FlowInfo {
         agent: None,
         real_client: None,
         left_out: None,
+        http1: None,
     }
 }

@@ -34,5 +34,6 @@ pub(crate) fn flow() -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        http1: None,
     }
 }

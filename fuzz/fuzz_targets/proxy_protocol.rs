@@ -1,7 +1,7 @@
 #![no_main]
-//! See `behind::proxy_protocol`.
+//! See `retold::proxy_protocol`.
 
-mod behind;
+mod retold;
 mod example;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| behind::proxy_protocol(bytes, &example::flow()));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| retold::proxy_protocol(bytes, &example::flow()));

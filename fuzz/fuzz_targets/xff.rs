@@ -1,7 +1,7 @@
 #![no_main]
-//! See `behind::xff`.
+//! See `retold::xff`.
 
-mod behind;
+mod retold;
 mod example;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| behind::xff(bytes, &example::flow()));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| retold::xff(bytes, &example::flow()));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mirror_hook::event::{Announcement, EarlyData, Role, Transport};
 use serde::{Deserialize, Serialize};
 
+use crate::transform::Http1Part;
 use crate::tunnel::remote;
 
 /// The process that a ring belongs to, as the kernel tells it when the process asks for the agent.
@@ -274,6 +275,9 @@ pub struct FlowInfo {
     /// Its beginning wasn't seen: what isn't in this flow. That is found out where packets are forged: no agent says it.
     #[serde(skip)]
     pub left_out: Option<LeftOut>,
+    /// It was made of a session of HTTP/2. That is done where packets are forged: no agent says it.
+    #[serde(skip)]
+    pub http1: Option<Http1Part>,
 }
 
 impl FlowInfo {

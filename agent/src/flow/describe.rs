@@ -110,6 +110,7 @@ impl Mapper {
             agent: None,
             real_client: None,
             left_out: None,
+            http1: None,
         }
     }
 

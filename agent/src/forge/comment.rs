@@ -16,7 +16,9 @@
 //! addresses that were another's, has `continued=yes`, with the offsets in the session at which it goes on here. A flow
 //! behind a trusted proxy has
 //! `xff=CLIENT<-PROXY xff_by=xff|forwarded|proxy-protocol`, or `xff=unknown<-PROXY` where it keeps the proxy's address, and
-//! `proxy_header=N` where so many bytes of a PROXY header were taken out in front of it.
+//! `proxy_header=N` where so many bytes of a PROXY header were taken out in front of it. A flow that was made of a session
+//! of HTTP/2 has `session`, the same in all of them, with `http1=lane:N`, `http1=push:N` (what the server pushed), or
+//! `http1=raw:REASON http2_from=N,M`: the session's frames as they are, behind so many bytes of client and server.
 
 use std::fmt::{self, Display};
 
@@ -27,6 +29,7 @@ use crate::community::CommunityId;
 use crate::container::Container;
 use crate::escape::Word;
 use crate::event::{FlowInfo, LeftOut, ProcessInfo, RealClient};
+use crate::transform::{Http1Part, PartKind};
 
 /// Shows what is known of a flow.
 pub(super) struct Metadata<'a>(pub(super) &'a FlowInfo);
@@ -90,7 +93,8 @@ impl Display for Metadata<'_> {
                 " continued=yes client_offset={client} server_offset={server}"
             )?;
         }
-        write_real_client(f, info.real_client.as_ref())
+        write_real_client(f, info.real_client.as_ref())?;
+        write_http1(f, info.http1.as_ref())
     }
 }
 
@@ -109,6 +113,23 @@ fn write_real_client(f: &mut fmt::Formatter<'_>, real: Option<&RealClient>) -> f
         write!(f, " proxy_header={}", real.header_bytes)?;
     }
     Ok(())
+}
+
+/// Which part of a session of HTTP/2 it is.
+fn write_http1(f: &mut fmt::Formatter<'_>, part: Option<&Http1Part>) -> fmt::Result {
+    let Some(part) = part else {
+        return Ok(());
+    };
+    match part.kind {
+        PartKind::Lane(number) => write!(f, " http1=lane:{number}")?,
+        PartKind::Push(number) => write!(f, " http1=push:{number}")?,
+        PartKind::Raw {
+            client,
+            server,
+            why,
+        } => write!(f, " http1=raw:{} http2_from={client},{server}", why.word())?,
+    }
+    write!(f, " session={}", part.session)
 }
 
 /// Which program it is, and where that runs.
@@ -141,6 +162,7 @@ mod tests {
     use super::*;
     use crate::event::{Proof, RealClientWay, ToldAddress};
     use crate::forge::testing;
+    use crate::transform::Stop;
 
     #[test]
     fn says_what_is_known() {
@@ -221,6 +243,27 @@ mod tests {
             });
             let text = Metadata(&info).to_string();
             assert!(text.ends_with(end), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_which_part_of_a_session_it_is() {
+        let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
+        let session = info.id;
+        let raw = PartKind::Raw {
+            client: 7,
+            server: 8,
+            why: Stop::Hole,
+        };
+        for (kind, words) in [
+            (PartKind::Lane(2), "http1=lane:2"),
+            (PartKind::Push(3), "http1=push:3"),
+            (raw, "http1=raw:hole http2_from=7,8"),
+        ] {
+            info.http1 = Some(Http1Part { session, kind });
+            let text = Metadata(&info).to_string();
+            let end = format!(" {words} session=07070707070707070707070707070707");
+            assert!(text.ends_with(&end), "{text}");
         }
     }
 

@@ -37,5 +37,6 @@ pub(crate) fn info(client: &str, server: &str) -> FlowInfo {
         agent: None,
         real_client: None,
         left_out: None,
+        http1: None,
     }
 }

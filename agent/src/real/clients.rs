@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use mirror_hook::event::Announcement;
 
 use super::claim::{Policy, Way};
-use super::endpoints::Endpoints;
 use super::lanes::{Context, Lanes};
 use super::session::Session;
 use super::stats::{RealStats, Stop};
 use super::waiting::Waiting;
-use crate::event::{Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, Tuple, WallTime};
+use crate::endpoints::{Endpoints, Passing};
+use crate::event::{Binding, FlowChange, FlowEvent, FlowInfo, FlowSink, WallTime};
 
 /// Text that may wait in all, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
@@ -23,18 +23,12 @@ pub struct RealClients {
     policy: Policy,
     sessions: HashMap<u64, Session>,
     /// Flows that pass as they are.
-    others: HashMap<u64, Other>,
+    passing: Passing,
     endpoints: Endpoints,
     next_flow: u64,
     waiting: Waiting,
     held_bytes: usize,
     stats: RealStats,
-}
-
-#[derive(Debug)]
-struct Other {
-    tuple: Tuple,
-    finished: [bool; 2],
 }
 
 impl RealClients {
@@ -43,7 +37,7 @@ impl RealClients {
         Self {
             policy,
             sessions: HashMap::new(),
-            others: HashMap::new(),
+            passing: Passing::default(),
             endpoints: Endpoints::default(),
             next_flow: FIRST_FLOW,
             waiting: Waiting::default(),
@@ -60,6 +54,11 @@ impl RealClients {
         }
     }
 
+    /// How clients are told.
+    pub fn way(&self) -> Way {
+        self.policy.way
+    }
+
     /// Takes an event, and hands on what is to be told now.
     pub fn flow_event(&mut self, event: FlowEvent<'_>, sink: &mut dyn FlowSink) {
         if let FlowChange::Begin(info) = event.change {
@@ -71,7 +70,7 @@ impl RealClients {
         });
         match over {
             None => {
-                self.pass(event);
+                self.passing.pass(event, &self.endpoints);
                 sink.flow_event(event);
             }
             Some(true) => drop(self.sessions.remove(&event.flow)),
@@ -115,12 +114,13 @@ impl RealClients {
         // The addresses of who isn't known are nobody's.
         let known = info.binding != Binding::Placeholder;
         if !known || !self.policy.trusts(info.tuple.client.ip()) {
-            self.other(flow, info.tuple);
+            self.passing.begin(flow, info.tuple, &self.endpoints);
             return sink.flow_event(event);
         }
         self.stats.sessions += 1;
         let from_start = info.announcement == Announcement::New && info.continued.is_none();
-        let is_http2 = self.policy.way == Way::Xff && info.alpn.as_deref() == Some("h2");
+        let speaks_http2 = info.alpn.as_deref() == Some("h2") && info.http1.is_none();
+        let is_http2 = self.policy.way == Way::Xff && speaks_http2;
         if from_start && !is_http2 {
             let session = Session::new(flow, event.at, info, self.policy.way);
             self.waiting.note(flow, session.waits_since());
@@ -146,33 +146,7 @@ impl RealClients {
         let mut lanes = Lanes::new(flow, info);
         lanes.own(event.at, 0, &mut context);
         lanes.give_back(context.endpoints);
-        self.other(flow, info.tuple);
-    }
-
-    fn other(&mut self, flow: u64, tuple: Tuple) {
-        self.endpoints.take(tuple);
-        let other = Other {
-            tuple,
-            finished: [false; 2],
-        };
-        self.others.insert(flow, other);
-    }
-
-    /// Forgets the addresses of what ends.
-    fn pass(&mut self, event: FlowEvent<'_>) {
-        let Some(other) = self.others.get_mut(&event.flow) else {
-            return;
-        };
-        match event.change {
-            FlowChange::Finish { from } => other.finished[from as usize] = true,
-            FlowChange::Reset { .. } => other.finished = [true; 2],
-            _ => return,
-        }
-        if other.finished == [true; 2]
-            && let Some(other) = self.others.remove(&event.flow)
-        {
-            self.endpoints.give_back(other.tuple);
-        }
+        self.passing.begin(flow, info.tuple, &self.endpoints);
     }
 
     /// Acts on a session, and notes what waits then.

@@ -1,22 +1,10 @@
 //! The fuzz targets of what proxies say.
 
-use crate::corpus::run;
+use crate::corpus::{run, steps};
 use crate::tunnel::batch::tests::info;
 
-#[path = "../../../fuzz/fuzz_targets/behind.rs"]
-mod behind;
-
-/// A target's steps: who says what.
-fn steps(said: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut steps = Vec::new();
-    for (who, text) in said {
-        for piece in text.chunks(63) {
-            steps.push(u8::try_from(piece.len()).unwrap() << 2 | who);
-            steps.extend_from_slice(piece);
-        }
-    }
-    steps
-}
+#[path = "../../../fuzz/fuzz_targets/retold.rs"]
+mod retold;
 
 #[test]
 fn requests() {
@@ -45,7 +33,7 @@ fn requests() {
         ),
     ];
     for (name, bytes) in cases {
-        run("xff", name, &bytes, |bytes| behind::xff(bytes, &info(3)));
+        run("xff", name, &bytes, |bytes| retold::xff(bytes, &info(3)));
     }
 }
 
@@ -57,7 +45,7 @@ fn headers() {
         ("local", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0EHLO a\r\n"),
     ];
     for (name, said) in cases {
-        let property = |bytes: &[u8]| behind::proxy_protocol(bytes, &info(3));
+        let property = |bytes: &[u8]| retold::proxy_protocol(bytes, &info(3));
         run(
             "proxy_protocol",
             name,

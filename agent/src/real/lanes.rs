@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::endpoints::Endpoints;
 use super::stats::RealStats;
+use crate::endpoints::Endpoints;
 use crate::event::{
     FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, RealClient, RealClientWay, ResetCause, Side,
     ToldAddress, Tuple, WallTime,

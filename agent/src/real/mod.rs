@@ -33,7 +33,6 @@ mod claim;
 mod clients;
 #[cfg(test)]
 mod corpus_tests;
-mod endpoints;
 mod held;
 mod http;
 mod lanes;

@@ -407,6 +407,7 @@ pub(crate) mod tests {
             agent: None,
             real_client: None,
             left_out: None,
+            http1: None,
         }
     }
 

@@ -87,6 +87,7 @@ pub(crate) fn info(id: FlowId) -> FlowInfo {
         agent: None,
         real_client: None,
         left_out: None,
+        http1: None,
     }
 }
 

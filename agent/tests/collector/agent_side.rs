@@ -61,6 +61,7 @@ pub(crate) fn info(id: u8, role: Role) -> FlowInfo {
         agent: None,
         real_client: None,
         left_out: None,
+        http1: None,
     }
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn info(id: FlowId, client: SocketAddr, server: SocketAddr, role: Rol
         agent: None,
         real_client: None,
         left_out: None,
+        http1: None,
     }
 }
 

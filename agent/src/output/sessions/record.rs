@@ -11,6 +11,7 @@ use crate::cipher::CipherName;
 use crate::community::CommunityId;
 use crate::container::Container;
 use crate::event::{FlowInfo, Proof, ResetCause, Side, WallTime};
+use crate::transform::{Http1Part, PartKind};
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +82,26 @@ struct Record<'a> {
     midstream: Option<Midstream>,
     #[serde(skip_serializing_if = "Option::is_none")]
     real_client: Option<Behind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http1: Option<Part>,
     end: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reset_by: Option<&'static str>,
+}
+
+/// Which part of a session of HTTP/2 it is.
+#[derive(Serialize)]
+struct Part {
+    session_id: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset_toserver: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset_toclient: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -223,6 +241,7 @@ pub(super) fn session(
             by: real.told.map(|(_, way)| way.word()),
             header_bytes: real.header_bytes,
         }),
+        http1: info.http1.as_ref().map(part),
         end: match ending {
             Ending::Finished => "finished",
             Ending::Reset(_, ResetCause::Abort) => "reset",
@@ -237,6 +256,26 @@ pub(super) fn session(
             _ => None,
         },
     })
+}
+
+fn part(part: &Http1Part) -> Part {
+    let (kind, lane, raw) = match part.kind {
+        PartKind::Lane(number) => ("lane", Some(number), None),
+        PartKind::Push(number) => ("push", Some(number), None),
+        PartKind::Raw {
+            client,
+            server,
+            why,
+        } => ("raw", None, Some((client, server, why))),
+    };
+    Part {
+        session_id: part.session.to_string(),
+        kind,
+        lane,
+        reason: raw.map(|(_, _, why)| why.word()),
+        offset_toserver: raw.map(|(client, _, _)| client),
+        offset_toclient: raw.map(|(_, server, _)| server),
+    }
 }
 
 /// The line in whose place these sessions would stand.
@@ -342,6 +381,7 @@ mod tests {
     use super::*;
     use crate::event::{Binding, LeftOut, ProcessInfo, RealClient, RealClientWay, ToldAddress};
     use crate::forge::testing;
+    use crate::transform::Stop;
 
     fn parsed(line: &[u8]) -> Value {
         assert_eq!(line.last(), Some(&b'\n'));
@@ -472,6 +512,36 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_session_of_http2_are_told() {
+        let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
+        let session = info.id;
+        let now = WallTime(0);
+        let mut told = |kind| {
+            info.http1 = Some(Http1Part { session, kind });
+            let line = super::session(&info, (now, now), &Counts::default(), Ending::Finished);
+            parsed(&line)["http1"].clone()
+        };
+        let id = "07".repeat(16);
+        assert_eq!(
+            told(PartKind::Lane(2)),
+            json!({ "session_id": id, "kind": "lane", "lane": 2 })
+        );
+        assert_eq!(
+            told(PartKind::Push(3)),
+            json!({ "session_id": id, "kind": "push", "lane": 3 })
+        );
+        let raw = PartKind::Raw {
+            client: 7,
+            server: 8,
+            why: Stop::Hole,
+        };
+        let expected = json!({
+            "session_id": id, "kind": "raw", "reason": "hole", "offset_toserver": 7, "offset_toclient": 8,
+        });
+        assert_eq!(told(raw), expected);
+    }
+
+    #[test]
     fn what_is_not_known_is_not_there() {
         let mut info = testing::info("192.0.2.1:50000", "198.51.100.1:443");
         Arc::make_mut(&mut info.process).name.clear();
@@ -495,6 +565,7 @@ mod tests {
             "continued",
             "midstream",
             "real_client",
+            "http1",
             "reset_by",
         ] {
             assert!(record.get(absent).is_none(), "{absent}");

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::event::{ToldAddress, Tuple};
+use crate::event::{FlowChange, FlowEvent, ToldAddress, Tuple};
 
 /// Below it are ports of services.
 const FIRST_PORT: u16 = 1024;
@@ -15,18 +15,18 @@ const ATTEMPTS: usize = 4096;
 /// Addresses in use, with the number of flows that have them. Clones share them: flows of all workers come out at one
 /// place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Endpoints {
+pub(crate) struct Endpoints {
     used: Arc<Mutex<HashMap<Tuple, u32>>>,
 }
 
 impl Endpoints {
     /// A flow with these begins.
-    pub(super) fn take(&self, tuple: Tuple) {
+    pub(crate) fn take(&self, tuple: Tuple) {
         *self.used().entry(tuple.in_one_family()).or_default() += 1;
     }
 
     /// It has ended.
-    pub(super) fn give_back(&self, tuple: Tuple) {
+    pub(crate) fn give_back(&self, tuple: Tuple) {
         if let Entry::Occupied(mut count) = self.used().entry(tuple.in_one_family()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -38,7 +38,7 @@ impl Endpoints {
     /// Takes the addresses of a flow of `client` by the way of `proxy`, which no other has: with the client's port where that is
     /// known, else with the proxy's, or one behind these. Nothing: there are none, or they would say what can't be, a client on this
     /// host's loopback whose server isn't.
-    pub(super) fn derive(&self, proxy: Tuple, client: ToldAddress) -> Option<Tuple> {
+    pub(crate) fn derive(&self, proxy: Tuple, client: ToldAddress) -> Option<Tuple> {
         if client.ip.is_loopback() && !proxy.server.ip().to_canonical().is_loopback() {
             return None;
         }
@@ -63,6 +63,49 @@ impl Endpoints {
     fn used(&self) -> MutexGuard<'_, HashMap<Tuple, u32>> {
         // Whole between two statements.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Flows that pass as they are: their addresses are in use until they end.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    flows: HashMap<u64, PassingFlow>,
+}
+
+#[derive(Debug)]
+struct PassingFlow {
+    tuple: Tuple,
+    finished: [bool; 2],
+}
+
+impl Passing {
+    /// One begins.
+    pub(crate) fn begin(&mut self, flow: u64, tuple: Tuple, endpoints: &Endpoints) {
+        endpoints.take(tuple);
+        let finished = [false; 2];
+        self.flows.insert(flow, PassingFlow { tuple, finished });
+    }
+
+    /// It is one of them.
+    pub(crate) fn contains(&self, flow: u64) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
+    /// Forgets the addresses of what ends.
+    pub(crate) fn pass(&mut self, event: FlowEvent<'_>, endpoints: &Endpoints) {
+        let Some(passing) = self.flows.get_mut(&event.flow) else {
+            return;
+        };
+        match event.change {
+            FlowChange::Finish { from } => passing.finished[from as usize] = true,
+            FlowChange::Reset { .. } => passing.finished = [true; 2],
+            _ => return,
+        }
+        if passing.finished == [true; 2]
+            && let Some(passing) = self.flows.remove(&event.flow)
+        {
+            endpoints.give_back(passing.tuple);
+        }
     }
 }
 

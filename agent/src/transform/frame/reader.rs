@@ -1,0 +1,457 @@
+//! One direction's frames.
+
+use super::head::{END_HEADERS, END_STREAM, FrameError, HEAD_BYTES, Head, Kind, PADDED, StreamId};
+use super::header_block;
+use super::settings::Settings;
+
+/// What a client says first, RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// SETTINGS_MAX_FRAME_SIZE as long as nobody has said another (RFC 9113 section 6.5.2).
+const DEFAULT_FRAME_BYTES: usize = 16_384;
+/// Largest frame that is kept until it is whole, and largest header block.
+const MAX_KEPT_BYTES: usize = 64 << 10;
+/// Frames that continue a header block.
+const MAX_CONTINUATIONS: u32 = 16;
+
+/// A frame, or a piece of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// Text of a stream.
+    Data {
+        /// Its stream.
+        stream: StreamId,
+        /// All that has come of it; may be nothing.
+        bytes: &'a [u8],
+        /// The stream ends behind it.
+        last: bool,
+    },
+    /// A whole header block.
+    Headers {
+        /// Its stream.
+        stream: StreamId,
+        /// The block.
+        block: &'a [u8],
+        /// The stream ends with it.
+        last: bool,
+    },
+    /// A request that the server makes for the client.
+    PushPromise {
+        /// The stream with which it has to do.
+        stream: StreamId,
+        /// The stream of its answer.
+        promised: StreamId,
+        /// The whole header block.
+        block: &'a [u8],
+    },
+    /// A stream is given up.
+    Reset {
+        /// Which.
+        stream: StreamId,
+    },
+    /// What the other end may do.
+    Settings(Settings),
+    /// No stream of the other end behind this one will be heard.
+    GoAway {
+        /// The last that may have been.
+        last: StreamId,
+    },
+    /// Nothing that messages are made of.
+    Other,
+}
+
+/// Reads one direction. What isn't whole is kept: at most a frame of 64 KiB, or a header block of as much with what surrounds it.
+#[derive(Debug)]
+pub struct Reader {
+    state: State,
+    /// Bytes of what isn't whole yet, from its begin.
+    kept: Vec<u8>,
+    /// What is in `kept` has been handed out.
+    is_over: bool,
+    max_frame_bytes: usize,
+    /// The pieces of a header block that has begun.
+    block: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Preface,
+    /// A frame begins, perhaps one that continues a header block.
+    Frame(Option<Begun>),
+    /// Within a DATA frame's text.
+    Data {
+        stream: StreamId,
+        left: usize,
+        padding: usize,
+        ends_stream: bool,
+    },
+    /// Bytes that say nothing.
+    Skip {
+        left: usize,
+    },
+}
+
+/// A header block that is to be continued.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    stream: StreamId,
+    /// Of PUSH_PROMISE.
+    promised: Option<StreamId>,
+    /// The stream ends with it.
+    last: bool,
+    continuations: u32,
+    /// Where the next frame begins in `kept`.
+    next: usize,
+}
+
+impl Reader {
+    /// What the client says.
+    pub fn of_client() -> Self {
+        Self::new(State::Preface)
+    }
+
+    /// What the server says.
+    pub fn of_server() -> Self {
+        Self::new(State::Frame(None))
+    }
+
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            kept: Vec::new(),
+            is_over: false,
+            max_frame_bytes: DEFAULT_FRAME_BYTES,
+            block: Vec::new(),
+        }
+    }
+
+    /// The reader of this direction permits frames of so many bytes; what was ever permitted is let through.
+    pub fn permit(&mut self, frame_bytes: usize) {
+        self.max_frame_bytes = self.max_frame_bytes.max(frame_bytes);
+    }
+
+    /// What has come of a frame that isn't whole, or of a header block; nothing of DATA once its text begins, nor of a frame of
+    /// more than 64 KiB that says nothing.
+    pub fn unread(&self) -> &[u8] {
+        match self.is_over {
+            true => &[],
+            false => &self.kept,
+        }
+    }
+
+    /// Bytes that it has in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.kept.capacity() + self.block.capacity()
+    }
+
+    /// Reads on, to the next frame or piece, and takes that from the front of `text`. Nothing: all is taken, and more is needed.
+    ///
+    /// # Errors
+    /// These are no frames, or they are larger than may be. Nothing can be read any more; what was [`unread`](Self::unread)
+    /// before the call, and `text` as it was before, are what came of the frame.
+    pub fn next<'a, 't: 'a>(
+        &'a mut self,
+        text: &mut &'t [u8],
+    ) -> Result<Option<Frame<'a>>, FrameError> {
+        if std::mem::take(&mut self.is_over) {
+            for buffer in [&mut self.kept, &mut self.block] {
+                buffer.clear();
+                buffer.shrink_to(DEFAULT_FRAME_BYTES);
+            }
+        }
+        match self.state {
+            State::Preface => self.preface(text),
+            State::Data { .. } => Ok(self.data(text)),
+            State::Skip { left } => {
+                let taken = left.min(text.len());
+                *text = &text[taken..];
+                self.skip(left - taken);
+                Ok((taken > 0).then_some(Frame::Other))
+            }
+            State::Frame(begun) => self.frame(begun, text),
+        }
+    }
+
+    /// So many bytes are missing here. Says of which stream's text they are, and whether it ends behind them. Nothing: they aren't
+    /// all of one DATA frame's text, and nobody knows where the next frame begins.
+    pub fn hole(&mut self, bytes: u64) -> Option<(StreamId, bool)> {
+        let State::Data {
+            stream,
+            left,
+            padding,
+            ends_stream,
+        } = self.state
+        else {
+            return None;
+        };
+        let left = left.checked_sub(usize::try_from(bytes).ok()?)?;
+        self.is_over = true;
+        self.in_data(stream, left, padding, ends_stream);
+        Some((stream, left == 0 && ends_stream))
+    }
+
+    /// The first bytes of what is kept, whether they have been handed out or not, as long as nothing else is read.
+    pub fn kept(&self, bytes: usize) -> &[u8] {
+        self.kept.get(..bytes).unwrap_or(&self.kept)
+    }
+
+    fn preface<'a>(&mut self, text: &mut &'a [u8]) -> Result<Option<Frame<'a>>, FrameError> {
+        let is_whole = self.keep(text, PREFACE.len());
+        if !PREFACE.starts_with(&self.kept) {
+            return Err(FrameError::Preface);
+        }
+        if !is_whole {
+            return Ok(None);
+        }
+        self.is_over = true;
+        self.state = State::Frame(None);
+        Ok(Some(Frame::Other))
+    }
+
+    fn frame<'a, 't: 'a>(
+        &'a mut self,
+        begun: Option<Begun>,
+        text: &mut &'t [u8],
+    ) -> Result<Option<Frame<'a>>, FrameError> {
+        if self.kept.is_empty()
+            && let Some((head, rest)) = text.split_first_chunk()
+            && let head = Head::read(*head)
+            && let Some((payload, rest)) = rest.split_at_checked(head.length)
+            && !is_in_pieces(&head)
+        {
+            // The usual case: all of it is there, and nothing needs to be kept.
+            self.check(&head, None)?;
+            *text = rest;
+            return whole(&head, payload).map(Some);
+        }
+        let begin = begun.map_or(0, |begun| begun.next);
+        if !self.keep(text, begin + HEAD_BYTES) {
+            return Ok(None);
+        }
+        let Some(head) = self.kept[begin..].first_chunk() else {
+            return Ok(None);
+        };
+        let head = Head::read(*head);
+        self.check(&head, begun)?;
+        if head.kind == Kind::Data {
+            return self.begin_data(&head, text);
+        }
+        if head.kind == Kind::Other && head.length > MAX_KEPT_BYTES {
+            self.is_over = true;
+            self.skip(head.length);
+            return Ok(Some(Frame::Other));
+        }
+        let payload = begin + HEAD_BYTES;
+        let end = payload + head.length;
+        if end > MAX_KEPT_BYTES {
+            return Err(FrameError::TooLarge(end));
+        }
+        if !self.keep(text, end) {
+            return Ok(None);
+        }
+        if !is_in_pieces(&head) && begun.is_none() {
+            self.is_over = true;
+            return whole(&head, &self.kept[payload..end]).map(Some);
+        }
+        let (mut begun, piece) = match begun {
+            Some(begun) => (begun, &self.kept[payload..end]),
+            None => {
+                self.block.clear();
+                begin_block(&head, &self.kept[payload..end])?
+            }
+        };
+        self.block.extend_from_slice(piece);
+        if !head.has(END_HEADERS) {
+            begun.next = end;
+            begun.continuations += 1;
+            if begun.continuations > MAX_CONTINUATIONS {
+                return Err(FrameError::Continuations(MAX_CONTINUATIONS));
+            }
+            self.state = State::Frame(Some(begun));
+            return Ok(Some(Frame::Other));
+        }
+        self.is_over = true;
+        self.state = State::Frame(None);
+        Ok(Some(begun.frame(&self.block)))
+    }
+
+    /// What every frame must keep to.
+    fn check(&self, head: &Head, begun: Option<Begun>) -> Result<(), FrameError> {
+        if head.length > self.max_frame_bytes {
+            return Err(FrameError::TooLarge(head.length));
+        }
+        let continued = begun.map(|begun| begun.stream);
+        let continues = (head.kind == Kind::Continuation).then_some(head.stream);
+        // RFC 9113 section 6.10: nothing comes between the pieces of a header block.
+        if continued != continues {
+            return Err(FrameError::Continuation);
+        }
+        let of_stream = matches!(
+            head.kind,
+            Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Reset
+        );
+        if of_stream && head.stream == StreamId::CONNECTION {
+            return Err(FrameError::Stream);
+        }
+        Ok(())
+    }
+
+    /// Behind the head of a DATA frame, RFC 9113 section 6.1.
+    fn begin_data<'a>(
+        &mut self,
+        head: &Head,
+        text: &mut &'a [u8],
+    ) -> Result<Option<Frame<'a>>, FrameError> {
+        let mut left = head.length;
+        let mut padding = 0;
+        if head.has(PADDED) {
+            left = left.checked_sub(1).ok_or(FrameError::Length)?;
+            if !self.keep(text, HEAD_BYTES + 1) {
+                return Ok(None);
+            }
+            padding = usize::from(self.kept[HEAD_BYTES]);
+            left = left.checked_sub(padding).ok_or(FrameError::Padding)?;
+        }
+        let (stream, ends_stream) = (head.stream, head.has(END_STREAM));
+        if left == 0 {
+            self.is_over = true;
+            self.in_data(stream, 0, padding, ends_stream);
+            return Ok(Some(Frame::Data {
+                stream,
+                bytes: &[],
+                last: ends_stream,
+            }));
+        }
+        self.in_data(stream, left, padding, ends_stream);
+        Ok(self.data(text))
+    }
+
+    fn data<'a>(&mut self, text: &mut &'a [u8]) -> Option<Frame<'a>> {
+        let State::Data {
+            stream,
+            left,
+            padding,
+            ends_stream,
+        } = self.state
+        else {
+            return None;
+        };
+        let (bytes, rest) = text.split_at(left.min(text.len()));
+        if bytes.is_empty() {
+            return None;
+        }
+        *text = rest;
+        self.is_over = true;
+        let left = left - bytes.len();
+        self.in_data(stream, left, padding, ends_stream);
+        Some(Frame::Data {
+            stream,
+            bytes,
+            last: left == 0 && ends_stream,
+        })
+    }
+
+    fn in_data(&mut self, stream: StreamId, left: usize, padding: usize, ends_stream: bool) {
+        self.state = State::Data {
+            stream,
+            left,
+            padding,
+            ends_stream,
+        };
+        if left == 0 {
+            self.skip(padding);
+        }
+    }
+
+    fn skip(&mut self, left: usize) {
+        self.state = match left {
+            0 => State::Frame(None),
+            left => State::Skip { left },
+        };
+    }
+
+    /// Keeps bytes until there are `most`, and says whether there are.
+    fn keep(&mut self, text: &mut &[u8], most: usize) -> bool {
+        let missing = most.saturating_sub(self.kept.len());
+        let (taken, rest) = text.split_at(missing.min(text.len()));
+        self.kept.extend_from_slice(taken);
+        *text = rest;
+        taken.len() == missing
+    }
+}
+
+impl Begun {
+    fn frame(self, block: &[u8]) -> Frame<'_> {
+        let Self { stream, last, .. } = self;
+        match self.promised {
+            Some(promised) => Frame::PushPromise {
+                stream,
+                promised,
+                block,
+            },
+            None => Frame::Headers {
+                stream,
+                block,
+                last,
+            },
+        }
+    }
+}
+
+/// It is handed out as it comes, or only with what continues it.
+fn is_in_pieces(head: &Head) -> bool {
+    match head.kind {
+        Kind::Data => true,
+        Kind::Headers | Kind::PushPromise => !head.has(END_HEADERS),
+        _ => false,
+    }
+}
+
+/// The begin of a header block, and its first piece.
+fn begin_block<'a>(head: &Head, payload: &'a [u8]) -> Result<(Begun, &'a [u8]), FrameError> {
+    let (promised, piece) = match head.kind {
+        Kind::PushPromise => {
+            let (promised, piece) = header_block::of_push_promise(head, payload)?;
+            (Some(promised), piece)
+        }
+        _ => (None, header_block::of_headers(head, payload)?),
+    };
+    let begun = Begun {
+        stream: head.stream,
+        promised,
+        last: promised.is_none() && head.has(END_STREAM),
+        continuations: 0,
+        next: 0,
+    };
+    Ok((begun, piece))
+}
+
+/// What a frame says of which there is all.
+fn whole<'a>(head: &Head, payload: &'a [u8]) -> Result<Frame<'a>, FrameError> {
+    Ok(match head.kind {
+        Kind::Headers | Kind::PushPromise => {
+            let (begun, block) = begin_block(head, payload)?;
+            begun.frame(block)
+        }
+        Kind::Settings => Frame::Settings(Settings::read(head, payload)?),
+        // RFC 9113 section 6.4.
+        Kind::Reset if payload.len() != 4 => return Err(FrameError::Length),
+        Kind::Reset => Frame::Reset {
+            stream: head.stream,
+        },
+        Kind::GoAway => Frame::GoAway {
+            last: go_away(head, payload)?,
+        },
+        Kind::Data | Kind::Continuation | Kind::Other => Frame::Other,
+    })
+}
+
+/// RFC 9113 section 6.8.
+fn go_away(head: &Head, payload: &[u8]) -> Result<StreamId, FrameError> {
+    if head.stream != StreamId::CONNECTION {
+        return Err(FrameError::Stream);
+    }
+    match payload.split_first_chunk() {
+        Some((last, rest)) if rest.len() >= 4 => Ok(StreamId::from_bytes(*last)),
+        _ => Err(FrameError::Length),
+    }
+}

@@ -1,0 +1,293 @@
+//! One session, from its begin on.
+
+use super::connection::{Connection, Scratch, Stopped};
+use super::lanes::{Context, LaneNumber, Lanes};
+use super::stats::Stop;
+use crate::event::{FlowChange, FlowInfo, Side, Tuple, WallTime};
+
+/// What a client says first where it speaks HTTP/2, RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a server may say in front of it, and is kept until the client's first word.
+const MAX_SETTINGS_BYTES: usize = 1024;
+
+/// A session whose protocol is HTTP/2, or isn't known.
+#[derive(Debug)]
+pub(super) struct Session {
+    lanes: Lanes,
+    state: State,
+    /// Bytes that each side has said.
+    said: [u64; 2],
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody knows yet what it speaks. What has been said is kept, with who said it.
+    Unknown(Vec<(Side, Vec<u8>)>),
+    Http2(Box<Connection>),
+    /// As it is: in the session's own flow from the begin on, or in another from some place on. Nothing: there is no port for it.
+    AsIs(Option<LaneNumber>),
+}
+
+impl Session {
+    /// It begins.
+    pub(super) fn begin(
+        flow: u64,
+        at: WallTime,
+        info: &FlowInfo,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let is_http2 = info.alpn.as_deref() == Some("h2");
+        let state = match is_http2 {
+            true => State::http2(context),
+            false => State::Unknown(Vec::new()),
+        };
+        Self {
+            lanes: Lanes::begin(flow, at, info, is_http2, context),
+            state,
+            said: [0; 2],
+        }
+    }
+
+    /// Something happens. Says whether the session is over.
+    pub(super) fn change(
+        &mut self,
+        at: WallTime,
+        change: FlowChange<'_>,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) -> bool {
+        match change {
+            FlowChange::Begin(_) => {}
+            FlowChange::Data { from, bytes, .. } => {
+                self.data(at, from, bytes, scratch, context);
+                self.said[from as usize] += bytes.len() as u64;
+            }
+            FlowChange::Hole { from, bytes, .. } => {
+                self.hole(at, from, bytes, scratch, context);
+                self.said[from as usize] = self.said[from as usize].saturating_add(bytes);
+            }
+            FlowChange::Finish { from } => {
+                self.decide(at, context);
+                self.cut(at, from, context);
+                self.lanes.finish(at, from, context);
+                return self.lanes.is_finished();
+            }
+            FlowChange::Reset { by, cause } => {
+                self.decide(at, context);
+                for from in [Side::Client, Side::Server] {
+                    self.cut(at, from, context);
+                }
+                self.lanes.reset(at, by, cause, context);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A real connection takes the addresses of one of its lanes.
+    pub(super) fn yield_to(&mut self, tuple: Tuple, at: WallTime, context: &mut Context<'_>) {
+        if !self.lanes.yield_to(tuple, at, context) {
+            let said = (self.said[0], self.said[1]);
+            match self.state {
+                State::Http2(_) => self.stop(at, Stop::Ports, context),
+                State::AsIs(_) => {
+                    let lane = self.lanes.claim_raw(at, said, Stop::Ports, context);
+                    self.state = State::AsIs(lane);
+                }
+                State::Unknown(_) => {}
+            }
+        }
+    }
+
+    /// It isn't followed any longer.
+    pub(super) fn stop(&mut self, at: WallTime, why: Stop, context: &mut Context<'_>) {
+        if let State::Http2(connection) = &self.state {
+            let unread = [Side::Client, Side::Server].map(|from| connection.unread(from).to_vec());
+            self.go_on_as_is(at, why, self.said, &unread, context);
+        }
+    }
+
+    /// Bytes that following it takes in memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let state = match &self.state {
+            State::Unknown(kept) => kept.iter().map(|(_, text)| text.capacity()).sum(),
+            State::Http2(connection) => connection.memory_bytes(),
+            State::AsIs(_) => return 0,
+        };
+        size_of::<Self>() + self.lanes.memory_bytes() + state
+    }
+
+    fn data(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) {
+        match &mut self.state {
+            State::AsIs(Some(lane)) => self.lanes.data(*lane, at, from, bytes, context.sink),
+            State::AsIs(None) => {}
+            State::Unknown(kept) => {
+                match kept.last_mut() {
+                    Some((last, text)) if *last == from => text.extend_from_slice(bytes),
+                    _ => kept.push((from, bytes.to_vec())),
+                }
+                match protocol(kept) {
+                    Protocol::Unknown => {}
+                    Protocol::Other => self.decide(at, context),
+                    Protocol::Http2 => self.turn_out_http2(at, scratch, context),
+                }
+            }
+            State::Http2(connection) => {
+                let told = connection.data(at, from, bytes, scratch, &mut self.lanes, context);
+                if let Err(stopped) = told {
+                    let unread = unread(connection, from, &stopped);
+                    let mut said = self.said;
+                    said[from as usize] += bytes.len() as u64;
+                    self.go_on_as_is(at, stopped.why, said, &unread, context);
+                }
+            }
+        }
+    }
+
+    fn hole(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        bytes: u64,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) {
+        self.decide(at, context);
+        if let State::Http2(connection) = &mut self.state {
+            let told = connection.hole(at, from, bytes, scratch, &mut self.lanes, context);
+            match told {
+                Ok(()) => return,
+                Err(why) => self.stop(at, why, context),
+            }
+        }
+        if let State::AsIs(Some(lane)) = self.state {
+            self.lanes.hole(lane, at, from, bytes, context.sink);
+        }
+    }
+
+    /// It speaks HTTP/2, as its first words show.
+    fn turn_out_http2(&mut self, at: WallTime, scratch: &mut Scratch, context: &mut Context<'_>) {
+        let state = State::http2(context);
+        let State::Unknown(kept) = std::mem::replace(&mut self.state, state) else {
+            return;
+        };
+        // As if it were said now.
+        let said = std::mem::take(&mut self.said);
+        for (from, text) in kept {
+            self.data(at, from, &text, scratch, context);
+            self.said[from as usize] += text.len() as u64;
+        }
+        self.said = said;
+    }
+
+    /// If nobody knows what it speaks, it isn't HTTP/2.
+    fn decide(&mut self, at: WallTime, context: &mut Context<'_>) {
+        if let State::Unknown(kept) = &mut self.state {
+            let kept = std::mem::take(kept);
+            let lane = self.lanes.claim(at, context).ok();
+            self.state = State::AsIs(lane);
+            for (from, text) in kept {
+                if let Some(lane) = lane {
+                    self.lanes.data(lane, at, from, &text, context.sink);
+                }
+            }
+        }
+    }
+
+    /// A side has said its last: what wasn't whole is told as it is.
+    fn cut(&mut self, at: WallTime, from: Side, context: &mut Context<'_>) {
+        let is_cut = |connection: &Connection| !connection.unread(from).is_empty();
+        if matches!(&self.state, State::Http2(connection) if is_cut(connection)) {
+            self.stop(at, Stop::Cut, context);
+        }
+    }
+
+    /// From what wasn't told of each side on, frames as they are.
+    fn go_on_as_is(
+        &mut self,
+        at: WallTime,
+        why: Stop,
+        said: [u64; 2],
+        unread: &[Vec<u8>; 2],
+        context: &mut Context<'_>,
+    ) {
+        context.stats.stopped(why);
+        let begin = |from: Side| said[from as usize] - unread[from as usize].len() as u64;
+        let begins = (begin(Side::Client), begin(Side::Server));
+        let lane = self.lanes.claim_raw(at, begins, why, context);
+        self.state = State::AsIs(lane);
+        for from in [Side::Client, Side::Server] {
+            if let Some(lane) = lane {
+                let text = &unread[from as usize];
+                self.lanes.data(lane, at, from, text, context.sink);
+            }
+        }
+    }
+}
+
+impl State {
+    fn http2(context: &mut Context<'_>) -> Self {
+        context.stats.sessions += 1;
+        Self::Http2(Box::new(Connection::new()))
+    }
+}
+
+/// What the two sides have said and wasn't told.
+fn unread(connection: &Connection, from: Side, stopped: &Stopped<'_>) -> [Vec<u8>; 2] {
+    [Side::Client, Side::Server].map(|side| match side == from {
+        true => [connection.unread_before(side, stopped), stopped.rest].concat(),
+        false => connection.unread(side).to_vec(),
+    })
+}
+
+/// What a session speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Unknown,
+    Http2,
+    Other,
+}
+
+/// By the first words.
+fn protocol(kept: &[(Side, Vec<u8>)]) -> Protocol {
+    let mut of_server = 0;
+    for (from, text) in kept {
+        match from {
+            Side::Client if text.starts_with(PREFACE) => return Protocol::Http2,
+            Side::Client if PREFACE.starts_with(text) => {}
+            Side::Client => return Protocol::Other,
+            Side::Server => {
+                of_server += text.len();
+                if !may_be_settings(text) || of_server > MAX_SETTINGS_BYTES {
+                    return Protocol::Other;
+                }
+            }
+        }
+    }
+    Protocol::Unknown
+}
+
+/// The head of SETTINGS, or its begin: what a server says first (RFC 9113 section 3.4).
+fn may_be_settings(text: &[u8]) -> bool {
+    // Less than 256 bytes of them, no flag, on the connection.
+    let head = [
+        Some(0),
+        Some(0),
+        None,
+        Some(4),
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(0),
+        Some(0),
+    ];
+    let mut pairs = text.iter().zip(head);
+    pairs.all(|(byte, meant)| meant.is_none_or(|meant| meant == *byte))
+}
