@@ -14,7 +14,6 @@ use agent::forge::SequenceKey;
 use agent::helper::Helper;
 use agent::identity::{CollectorIdentity, collector_directory};
 use agent::keep::Manager;
-use agent::real::RealClients;
 use agent::tunnel::frame::Instance;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -23,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::broker::{BrokerSource, OpenBroker};
 use self::outlet::{Board, ColumnOutlet};
 use self::report::Reporter;
-use crate::column::{Column, open_log};
+use crate::column::{Column, Shown, open_log};
 use crate::config::{CollectorSettings, OutputChoice};
 use crate::privileges::Privileges;
 use crate::run::{random, say};
@@ -107,11 +106,7 @@ pub(crate) fn collect(settings: &CollectorSettings) -> anyhow::Result<u8> {
         say("an output stands still: what waited for it is lost, and the agents still have it");
     }
     reporter
-        .lines(
-            &fleet,
-            &reports,
-            (&board.stats(), board.late_stats(), board.real_stats()),
-        )
+        .lines(&fleet, &reports, (&board.stats(), board.shown_stats()))
         .iter()
         .for_each(|line| say(line));
     broker
@@ -143,13 +138,15 @@ fn start_workers(
     let log = open_log(&settings.outputs, helper)?;
     let (outputs, board) = (settings.outputs.clone(), Arc::clone(board));
     let helper = helper.cloned();
-    let real_clients = settings.real_clients.clone().map(RealClients::new);
-    let midstream = settings.midstream;
+    let shown = Shown::new(
+        settings.midstream,
+        settings.http1,
+        settings.real_clients.clone(),
+    );
     Workers::start(&config, move |number| {
         let board = Arc::clone(&board);
         let mut column = Column::open(&outputs, &key, helper.as_ref(), log.as_ref())?;
-        column.show_late_sessions(midstream);
-        column.show_real_clients(real_clients.as_ref().map(RealClients::beside));
+        column.show(shown.beside());
         Ok(ColumnOutlet::new(number, column, board))
     })
 }
@@ -200,11 +197,8 @@ fn serve(
                 }
                 Request::PrintCounts => {
                     let reports = fleet.workers().report(ANSWER);
-                    let lines = reporter.lines(
-                        fleet,
-                        &reports,
-                        (&board.stats(), board.late_stats(), board.real_stats()),
-                    );
+                    let lines =
+                        reporter.lines(fleet, &reports, (&board.stats(), board.shown_stats()));
                     lines.iter().for_each(|line| say(line));
                     broker
                         .iter()

@@ -1,9 +1,10 @@
 //! What is said at the end, and on SIGUSR1: how much was seen, what is missing and why, what to do.
 
 mod broker;
-pub(crate) mod late;
+mod http1;
+mod late;
 mod outputs;
-pub(crate) mod real;
+mod real;
 mod tunnel;
 
 pub(crate) use self::outputs::{log_lines, packets, reader_losses, sending_losses};
@@ -12,10 +13,8 @@ use std::fmt::Display;
 
 use agent::flow::{CaptureStats, FlowStats};
 use agent::intake::{IntakeStats, Refusal};
-use agent::midstream::LateStats;
-use agent::real::RealStats;
 
-use crate::column::BranchStats;
+use crate::column::{BranchStats, ShownStats};
 use crate::config::OutputChoice;
 
 /// All counts at one moment.
@@ -29,10 +28,8 @@ pub(crate) struct Counts {
     pub(crate) outputs: Vec<BranchStats>,
     /// What was seen of handshakes on the wire, where they are watched.
     pub(crate) capture: Option<CaptureStats>,
-    /// What became of sessions whose beginning nobody saw.
-    pub(crate) late: LateStats,
-    /// Who was found behind proxies, where that is asked for.
-    pub(crate) real: Option<RealStats>,
+    /// What was found in what is shown.
+    pub(crate) shown: ShownStats,
 }
 
 impl Counts {
@@ -73,8 +70,7 @@ impl Counts {
         lines.extend(self.outputs.iter().flat_map(broker::lines));
         lines.extend(self.outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(&self.outputs));
-        lines.extend(late::line(&self.late));
-        lines.extend(self.real.iter().flat_map(real::lines));
+        lines.extend(shown_lines(&self.shown));
         lines.extend(self.limits());
         lines
     }
@@ -238,6 +234,14 @@ impl Counts {
         .into_iter()
         .flatten()
     }
+}
+
+/// What was found in sessions that are shown in another way than they were.
+pub(crate) fn shown_lines(shown: &ShownStats) -> Vec<String> {
+    let mut lines: Vec<_> = late::line(&shown.late).into_iter().collect();
+    lines.extend(http1::lines(&shown.http1));
+    lines.extend(real::lines(&shown.real));
+    lines
 }
 
 /// What the kernel said of the addresses that sessions named as their sockets'.

@@ -13,11 +13,10 @@ use agent::forge::SequenceKey;
 use agent::helper::Helper;
 use agent::intake::{Intake, Listener, PollOutcome};
 use agent::keep::{Inherited, Manager};
-use agent::real::RealClients;
 use anyhow::Context;
 use rustix::process::Signal;
 
-use crate::column::{Broken, Column, open_log};
+use crate::column::{Broken, Column, Shown, open_log};
 use crate::config::{LogChoice, Mode, OutputChoice, Settings, WatchChoice};
 use crate::diagnosis::diagnose;
 use crate::launch::{Exit, Running};
@@ -73,8 +72,11 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let log = open_log(&outputs, helper)?;
     let key = SequenceKey::new(random()?);
     let mut column = Column::open(&outputs, &key, helper, log.as_ref())?;
-    column.show_late_sessions(settings.midstream);
-    column.show_real_clients(settings.real_clients.clone().map(RealClients::new));
+    column.show(Shown::new(
+        settings.midstream,
+        settings.http1,
+        settings.real_clients.clone(),
+    ));
     column.take_complaints().iter().for_each(|line| say(line));
     let listening = "can't listen for programs";
     let config = place.intake_config(settings);
@@ -378,8 +380,7 @@ impl Agent<'_> {
             intake: self.intake.stats(),
             flow: *self.mapper.stats(),
             outputs: self.column.stats(),
-            late: self.column.late_stats(),
-            real: self.column.real_stats(),
+            shown: self.column.shown_stats(),
             capture: self.capture.as_ref().map(Capture::stats),
         }
     }

@@ -37,6 +37,8 @@ pub struct Options {
     pub requests: u64,
     /// Where it listens, besides 127.0.0.1 and ::1.
     pub addresses: &'static [&'static str],
+    /// It offers HTTP/2.
+    pub http2: bool,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             connections: 256,
             requests: 1000,
             addresses: &[],
+            http2: false,
         }
     }
 }
@@ -263,9 +266,10 @@ impl<'a> Nginx<'a> {
         let plain = self.options.plain;
         let plain = plain.map(|port| format!("listen 127.0.0.1:{port};"));
         let plain = plain.unwrap_or_default();
+        let http2 = if self.options.http2 { " http2" } else { "" };
         let others = self.options.addresses.iter();
         let others: String = others
-            .map(|address| format!("listen {address}:{port} ssl; "))
+            .map(|address| format!("listen {address}:{port} ssl{http2}; "))
             .collect();
         for temporary in ["fastcgi", "uwsgi", "scgi"] {
             fs::create_dir_all(self.place.path(temporary)).expect("make a directory");
@@ -293,8 +297,8 @@ $request_method $request_uri $request_body_file';
   ssl_certificate_key {dir}/key.pem;
   ssl_protocols TLSv1.2 TLSv1.3;
   server {{
-    listen 127.0.0.1:{port} ssl;
-    listen [::1]:{port} ssl;
+    listen 127.0.0.1:{port} ssl{http2};
+    listen [::1]:{port} ssl{http2};
     {others}{plain}
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}

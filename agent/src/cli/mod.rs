@@ -3,6 +3,7 @@
 mod broker;
 mod collector;
 mod file;
+mod http1;
 mod identity;
 mod midstream;
 mod outputs;
@@ -20,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::broker::{BrokerArgs, FleetKeyArgs, FleetKeyCommand, FromArgs, Target};
 pub(crate) use self::collector::CollectorArgs;
 pub(crate) use self::file::{FileArgs, Misuse, read};
+pub(crate) use self::http1::Http1Args;
 pub(crate) use self::identity::{AgentsArgs, AgentsCommand, EnrollArgs, IdentityArgs, JoinArgs};
 pub(crate) use self::midstream::MidstreamArgs;
 pub(crate) use self::outputs::OutputArgs;
@@ -59,6 +61,7 @@ or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --de
   sslcollector --vxlan 10.0.0.5 --vni 7                  … or send them to a sensor in VXLAN
   sslcollector -I eth0 -t sensor                         … and let a collector make the packets
   sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
+  sslcollector -I eth0 -o mirror0 --http1                … and show HTTP/2 as HTTP/1.1, for rules that know that
   sslcollector -w out.pcapng --real-client xff --trusted-proxy 10.0.0.5
                                                          … and show whom a proxy speaks for
   sslcollector -C -o mirror0 --create                    be the collector that -t sends to
@@ -175,6 +178,10 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) midstream: MidstreamArgs,
 
+    /// How HTTP/2 is shown.
+    #[command(flatten)]
+    pub(crate) http1: Http1Args,
+
     /// Collecting what others mirror.
     #[command(flatten)]
     pub(crate) collector: CollectorArgs,
@@ -240,6 +247,10 @@ pub(crate) struct RunArgs {
     /// Sessions whose beginning nobody saw.
     #[command(flatten)]
     pub(crate) midstream: MidstreamArgs,
+
+    /// How HTTP/2 is shown.
+    #[command(flatten)]
+    pub(crate) http1: Http1Args,
 
     /// What the program does where its ring is full: `drop` the text, which leaves a hole; or, for
     /// debugging, `wait:MS` for room, MS milliseconds a call at most (1 to 10000). Waiting slows the

@@ -5,10 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::collector::Outlet;
 use agent::event::{FlowEvent, FlowSink, WallTime};
-use agent::midstream::LateStats;
-use agent::real::RealStats;
 
-use crate::column::{BranchStats, Broken, Column};
+use crate::column::{BranchStats, Broken, Column, ShownStats};
 
 /// Where workers leave what people should know, and see that they may begin.
 #[derive(Debug, Default)]
@@ -22,8 +20,7 @@ pub(super) struct Board {
 struct State {
     /// By worker, as of its last report.
     stats: Vec<Vec<BranchStats>>,
-    late: Vec<LateStats>,
-    real: Vec<RealStats>,
+    shown: Vec<ShownStats>,
     lines: Vec<String>,
     /// Why an output isn't written any more, the first one that failed.
     failure: Option<anyhow::Error>,
@@ -50,17 +47,10 @@ impl Board {
         self.lock().stats.iter().flatten().cloned().collect()
     }
 
-    /// What became of sessions whose beginning nobody saw, at all workers.
-    pub(super) fn late_stats(&self) -> LateStats {
-        let mut sum = LateStats::default();
-        self.lock().late.iter().for_each(|one| sum.add(one));
-        sum
-    }
-
-    /// Who was found behind proxies, by all workers.
-    pub(super) fn real_stats(&self) -> RealStats {
-        let mut sum = RealStats::default();
-        self.lock().real.iter().for_each(|one| sum.add(one));
+    /// What was found in what is shown, by all workers.
+    pub(super) fn shown_stats(&self) -> ShownStats {
+        let mut sum = ShownStats::default();
+        self.lock().shown.iter().for_each(|one| sum.add(one));
         sum
     }
 
@@ -169,17 +159,14 @@ impl Outlet for ColumnOutlet {
 
     fn report(&mut self) {
         let stats = self.column.stats();
-        let late = self.column.late_stats();
-        let real = self.column.real_stats();
+        let shown = self.column.shown_stats();
         let mut state = self.board.lock();
         if state.stats.len() <= self.number {
             state.stats.resize(self.number + 1, Vec::new());
         }
         state.stats[self.number] = stats;
         let workers = state.stats.len();
-        state.late.resize(workers, LateStats::default());
-        state.late[self.number] = late;
-        state.real.resize(workers, RealStats::default());
-        state.real[self.number] = real.unwrap_or_default();
+        state.shown.resize(workers, ShownStats::default());
+        state.shown[self.number] = shown;
     }
 }

@@ -5,13 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use agent::collector::{AgentReport, Fleet, WorkerReport};
-use agent::midstream::LateStats;
-use agent::real::RealStats;
 
-use crate::column::BranchStats;
+use crate::column::{BranchStats, ShownStats};
 use crate::config::OutputChoice;
 use crate::report::{
-    counted, late, log_lines, packets as packets_in, reader_losses, real, sending_losses,
+    counted, log_lines, packets as packets_in, reader_losses, sending_losses, shown_lines,
 };
 
 /// Reports, each with the rates since the one before.
@@ -35,7 +33,7 @@ impl Reporter {
         &mut self,
         fleet: &Fleet,
         workers: &[WorkerReport],
-        (outputs, late, real): (&[BranchStats], LateStats, RealStats),
+        (outputs, shown): (&[BranchStats], ShownStats),
     ) -> Vec<String> {
         let sum = |count: fn(&WorkerReport) -> u64| -> u64 { workers.iter().map(count).sum() };
         let agents = fleet.agents();
@@ -123,8 +121,7 @@ impl Reporter {
         lines.extend(outputs.iter().flat_map(sending_losses));
         lines.extend(outputs.iter().flat_map(reader_losses));
         lines.extend(log_lines(outputs));
-        lines.extend(late::line(&late));
-        lines.extend(real::lines(&real));
+        lines.extend(shown_lines(&shown));
         let refusals = fleet.refusals();
         if !refusals.is_empty() {
             let each: Vec<_> = refusals

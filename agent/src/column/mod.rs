@@ -9,6 +9,7 @@ mod capture;
 mod interface;
 mod log;
 mod readers;
+mod shown;
 mod stream;
 mod summary;
 mod tunnel;
@@ -19,11 +20,9 @@ use std::io;
 use agent::event::{FlowChange, FlowEvent, FlowSink, WallTime};
 use agent::forge::{ForgeStats, SequenceKey};
 use agent::helper::Helper;
-use agent::midstream::{Audience, LateSessions, LateStats, Midstream};
 use agent::output::{
     LogStats, LogWriter, ReaderStats, ReadersStats, ReorderStats, SendStats, StreamStats,
 };
-use agent::real::{RealClients, RealStats};
 
 pub(crate) use self::broken::Broken;
 pub(crate) use self::broker::BrokerStats;
@@ -32,6 +31,8 @@ use self::interface::InterfaceEnd;
 use self::log::LogEnd;
 pub(crate) use self::log::open_log;
 use self::readers::ReadersEnd;
+use self::shown::Outputs;
+pub(crate) use self::shown::{Shown, ShownStats};
 use self::summary::SummaryEnd;
 use self::tunnel::TunnelWay;
 pub(crate) use self::tunnel::{LinkStats, TunnelStats};
@@ -43,10 +44,8 @@ pub(crate) struct Column {
     branches: Vec<Branch>,
     /// What people should know, a line each.
     complaints: Vec<String>,
-    /// Sessions whose beginning nobody saw, where packets are made.
-    late: LateSessions,
-    /// Gives flows the address of who is behind a proxy, where packets are made.
-    real_clients: Option<RealClients>,
+    /// What becomes of flows where packets are made.
+    shown: Shown,
 }
 
 struct Branch {
@@ -243,38 +242,25 @@ impl Column {
         let mut column = Self {
             branches,
             complaints: Vec::new(),
-            late: LateSessions::default(),
-            real_clients: None,
+            shown: Shown::default(),
         };
         column.collect_complaints();
         Ok(column)
     }
 
-    /// What becomes of sessions that begin from here on, and whose beginning nobody saw.
-    pub(crate) fn show_late_sessions(&mut self, choice: Midstream) {
-        self.late = LateSessions::new(choice);
+    /// From here on flows are shown so.
+    pub(crate) fn show(&mut self, shown: Shown) {
+        self.shown = shown;
     }
 
-    /// What became of them.
-    pub(crate) fn late_stats(&self) -> LateStats {
-        self.late.stats()
-    }
-
-    /// From here on flows behind trusted proxies have their clients' addresses.
-    pub(crate) fn show_real_clients(&mut self, real_clients: Option<RealClients>) {
-        self.real_clients = real_clients;
-    }
-
-    /// What was found of them.
-    pub(crate) fn real_stats(&self) -> Option<RealStats> {
-        self.real_clients.as_ref().map(RealClients::stats)
+    /// What was found in them.
+    pub(crate) fn shown_stats(&self) -> ShownStats {
+        self.shown.stats()
     }
 
     /// The earliest time of what waits here for what follows it.
     pub(crate) fn oldest_held(&self) -> Option<WallTime> {
-        self.real_clients
-            .as_ref()
-            .and_then(RealClients::oldest_held)
+        self.shown.oldest_held()
     }
 
     /// Privileges are given up: who speaks to others begins to.
@@ -287,9 +273,7 @@ impl Column {
 
     /// Writes what is older than `until`, and hands it on to readers. Interfaces get all there is.
     pub(crate) fn release(&mut self, until: WallTime) -> Vec<Broken> {
-        if let Some(real) = &mut self.real_clients {
-            real.expire(until, &mut Here(&mut self.branches));
-        }
+        self.shown.expire(until, &mut Here(&mut self.branches));
         let until = self.oldest_held().map_or(until, |held| held.min(until));
         self.each(Waits::Reader, |end| end.release(until))
     }
@@ -302,13 +286,7 @@ impl Column {
     /// Nothing more comes. Finishes all but what is read at a pipe: a reader who stands still there holds back nothing
     /// else. It may be waited for as long as [`Column::is_awaited`] says so, before [`Column::finish`].
     pub(crate) fn end(&mut self, at: WallTime) -> Vec<Broken> {
-        let mut here = Here(&mut self.branches);
-        let mut real = self.real_clients.as_mut();
-        self.late
-            .finish(&mut |audience, event| here.tell(audience, event, real.as_deref_mut()));
-        if let Some(real) = real {
-            real.finish(&mut here);
-        }
+        self.shown.finish(&mut Here(&mut self.branches));
         self.live().for_each(|end| end.end(at));
         let mut broken = self.finish_those(Waits::Nobody, at);
         broken.extend(self.finish_those(Waits::Others, at));
@@ -411,28 +389,18 @@ impl FlowSink for Column {
         let away = self.branches.iter_mut();
         away.filter(|branch| branch.output.is_away())
             .for_each(|branch| branch.flow_event(event));
-        let mut here = Here(&mut self.branches);
-        let mut real = self.real_clients.as_mut();
-        self.late.flow_event(event, &mut |audience, event| {
-            here.tell(audience, event, real.as_deref_mut());
-        });
+        self.shown.flow_event(event, &mut Here(&mut self.branches));
     }
 }
 
 /// The outputs whose packets are made here.
 struct Here<'b>(&'b mut [Branch]);
 
-impl Here<'_> {
-    fn tell(&mut self, audience: Audience, event: FlowEvent<'_>, real: Option<&mut RealClients>) {
-        match (audience, real) {
-            (Audience::All, Some(real)) => real.flow_event(event, self),
-            (Audience::All, None) => self.flow_event(event),
-            (Audience::Log, _) => {
-                let logs = self.0.iter_mut();
-                logs.filter(|branch| matches!(branch.output, OutputChoice::Log(_)))
-                    .for_each(|branch| branch.flow_event(event));
-            }
-        }
+impl Outputs for Here<'_> {
+    fn log_event(&mut self, event: FlowEvent<'_>) {
+        let logs = self.0.iter_mut();
+        logs.filter(|branch| matches!(branch.output, OutputChoice::Log(_)))
+            .for_each(|branch| branch.flow_event(event));
     }
 }
 

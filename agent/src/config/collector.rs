@@ -13,7 +13,7 @@ use anyhow::bail;
 use super::broker::{SourceChoice, source};
 use super::midstream::midstream;
 use super::outputs::outputs;
-use super::real::real_clients;
+use super::shown::{http1, real_clients};
 use super::{InterfaceChoice, OutputChoice, VxlanChoice};
 use crate::cli::ServeArgs;
 
@@ -40,6 +40,8 @@ pub(crate) struct CollectorSettings {
     pub(crate) real_clients: Option<Policy>,
     /// What becomes of sessions whose beginning nobody saw.
     pub(crate) midstream: Midstream,
+    /// HTTP/2 is shown as HTTP/1.1.
+    pub(crate) http1: bool,
 }
 
 /// Resolves `-C`.
@@ -59,6 +61,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
     let user = super::user(args.user.user)?;
     let real_clients = real_clients(args.real, &outputs)?;
     let midstream = midstream(args.midstream, &outputs)?;
+    let http1 = http1(&args.http1, &outputs)?;
     let args = args.collector;
     // Each worker has a socket of its own; a file, a stream and a pace limit are one thing.
     let single = outputs.iter().find(|output| !is_shared(output));
@@ -82,6 +85,7 @@ pub(super) fn resolve_collector(args: ServeArgs) -> anyhow::Result<CollectorSett
         linger: args.wait_for_agents,
         real_clients,
         midstream,
+        http1,
     })
 }
 

@@ -6,7 +6,7 @@ mod collector;
 mod fleet_key;
 mod midstream;
 mod outputs;
-mod real;
+mod shown;
 mod tunnel;
 
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ use self::outputs::outputs;
 pub(crate) use self::outputs::{
     InterfaceChoice, LogChoice, OutputChoice, ReadersChoice, VxlanChoice,
 };
-use self::real::real_clients;
+use self::shown::{http1, real_clients};
 pub(crate) use self::tunnel::TunnelChoice;
 use crate::cli::{AgentsArgs, Cli, Command, EnrollArgs, JoinArgs, MirrorArgs, RunArgs, ServeArgs};
 use crate::library;
@@ -130,6 +130,8 @@ pub(crate) struct Settings {
     pub(crate) real_clients: Option<Policy>,
     /// What becomes of sessions whose beginning nobody saw.
     pub(crate) midstream: Midstream,
+    /// HTTP/2 is shown as HTTP/1.1.
+    pub(crate) http1: bool,
 }
 
 /// Resolves the command line.
@@ -176,6 +178,7 @@ fn resolve_run(args: RunArgs) -> anyhow::Result<Settings> {
         }),
         real_clients: real_clients(args.real, &outputs)?,
         midstream: midstream(args.midstream, &outputs)?,
+        http1: http1(&args.http1, &outputs)?,
         outputs,
         // The program is the user's own.
         user: None,
@@ -204,6 +207,7 @@ fn resolve_serve(args: ServeArgs) -> anyhow::Result<Settings> {
         user: user(args.user.user)?,
         real_clients: real_clients(args.real, &outputs)?,
         midstream: midstream(args.midstream, &outputs)?,
+        http1: http1(&args.http1, &outputs)?,
         outputs,
         watch: watch_choice(&args.mirror, WatchChoice::AnyIfAllowed)?,
         ring_bytes: args.mirror.ring_size.unwrap_or(SERVE_RING_BYTES),

@@ -106,6 +106,12 @@ impl LateSessions {
         }
     }
 
+    /// For another worker.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self::new(self.choice)
+    }
+
     /// Takes an event, and tells on what is to be told now.
     pub fn flow_event(
         &mut self,

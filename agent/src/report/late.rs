@@ -5,7 +5,7 @@ use agent::midstream::LateStats;
 use super::{counted, said};
 
 /// A line, if there were any.
-pub(crate) fn line(stats: &LateStats) -> Option<String> {
+pub(super) fn line(stats: &LateStats) -> Option<String> {
     let LateStats {
         sessions,
         shown,

@@ -5,7 +5,7 @@ use agent::real::{RealStats, Stop};
 use super::{counted, said};
 
 /// A line for what was found, and for each reason why something wasn't.
-pub(crate) fn lines(stats: &RealStats) -> Vec<String> {
+pub(super) fn lines(stats: &RealStats) -> Vec<String> {
     let found = [
         (stats.by_x_forwarded_for, "X-Forwarded-For"),
         (stats.by_forwarded, "Forwarded"),

@@ -85,7 +85,24 @@ impl Suricata {
     /// # Panics
     /// If it can't be run, or refuses its configuration.
     pub fn read(self, capture: &Path, profile: Profile, directory: &Path) -> Verdict {
+        self.read_by("", capture, profile, directory)
+    }
+
+    /// The same, by further rules; what they match is among [`Verdict::objections`].
+    ///
+    /// # Panics
+    /// As above.
+    pub fn read_by(
+        self,
+        rules: &str,
+        capture: &Path,
+        profile: Profile,
+        directory: &Path,
+    ) -> Verdict {
         let mut command = command(Command::new("suricata"), profile, directory);
+        let mut all = event_rules();
+        all += rules;
+        fs::write(directory.join("events.rules"), all).expect("write the rules");
         command
             .args(["--runmode", "single", "-r"])
             .arg(real(capture));

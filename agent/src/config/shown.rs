@@ -1,10 +1,10 @@
-//! Whether flows get the address of who is behind a proxy.
+//! How flows are shown: under the address of who is behind a proxy, HTTP/2 as HTTP/1.1.
 
 use agent::real::Policy;
 use anyhow::bail;
 
 use super::OutputChoice;
-use crate::cli::RealClientArgs;
+use crate::cli::{Http1Args, RealClientArgs};
 
 /// What `--real-client` asks for.
 ///
@@ -33,6 +33,20 @@ pub(super) fn real_clients(
         way,
         trusted: args.trusted_proxy,
     }))
+}
+
+/// What `--http1` asks for.
+///
+/// # Errors
+/// No packets are made here.
+pub(super) fn http1(args: &Http1Args, outputs: &[OutputChoice]) -> anyhow::Result<bool> {
+    if args.http1 && outputs.iter().all(OutputChoice::is_away) {
+        bail!(
+            "--http1 is for who makes the packets, and -t sends sessions as they are: give it to the collector, \
+             `sslcollector -C --http1 …`"
+        );
+    }
+    Ok(args.http1)
 }
 
 #[cfg(test)]

@@ -1,0 +1,80 @@
+//! What became of sessions of HTTP/2.
+
+use agent::transform::{Stop, TransformStats};
+
+use super::{counted, said};
+
+/// A line for what was told, and for each thing that couldn't be.
+pub(super) fn lines(stats: &TransformStats) -> Vec<String> {
+    let stops = Stop::ALL.into_iter().zip(stats.stopped);
+    let stops = stops.filter(|(_, count)| *count > 0);
+    let stops: Vec<_> = stops
+        .map(|(why, count)| format!("{} ({count})", why.words()))
+        .collect();
+    let stopped = stats.stopped.iter().sum();
+    let pushed = match stats.pushed {
+        0 => String::new(),
+        pushed => format!(" and {} that servers pushed", counted(pushed, "request")),
+    };
+    [
+        said(
+            stats.sessions,
+            "session",
+            format_args!(
+                "of HTTP/2 shown as HTTP/1.1: {}{pushed}, in {} beside their own",
+                counted(stats.requests, "request"),
+                counted(stats.lanes, "flow"),
+            ),
+        ),
+        said(
+            stopped,
+            "session",
+            format_args!(
+                "of HTTP/2 shown as frames from some place on: {}",
+                stops.join(", ")
+            ),
+        ),
+        said(
+            stats.aborted,
+            "stream",
+            "of HTTP/2 given up in the middle: their flows end by a reset",
+        ),
+        said(
+            stats.late_bytes,
+            "byte",
+            "of HTTP/2 came for streams that had been given up, and aren't shown",
+        ),
+        said(
+            stats.unshown_trailers,
+            "trailer field",
+            "of HTTP/2 behind content of a given length, where HTTP/1.1 has no place for any, not shown",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happened_is_said() {
+        assert!(lines(&TransformStats::default()).is_empty());
+        let mut stats = TransformStats {
+            sessions: 2,
+            requests: 12,
+            lanes: 1,
+            pushed: 1,
+            ..TransformStats::default()
+        };
+        stats.stopped[Stop::Hole as usize] = 1;
+        let said = [
+            "2 sessions of HTTP/2 shown as HTTP/1.1: 12 requests and 1 request that servers pushed, in 1 flow beside \
+             their own",
+            "1 session of HTTP/2 shown as frames from some place on: a hole (1)",
+        ];
+        assert_eq!(lines(&stats), said);
+    }
+}

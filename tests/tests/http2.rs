@@ -1,0 +1,353 @@
+//! HTTP/2 shown as HTTP/1.1: what curl, nghttp and h2load exchange with nginx, hyper and tonic, as Suricata and tshark see it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use mirror_tests::curl::dechunk;
+use mirror_tests::examples::{
+    assert_all_succeeded, client, end, judge, script, server, sha256, start,
+};
+use mirror_tests::judges::{
+    FileInfo, HttpEvent, Profile, Suricata, Verdict, exported_objects, follow,
+};
+use mirror_tests::nginx::{Nginx, Options};
+use mirror_tests::place::{HOST, Place, content};
+use mirror_tests::process::run;
+use mirror_tests::sessions;
+use mirror_tests::sslcollector::run_to;
+use mirror_tests::streams::Flow;
+
+const RING: &str = "64M";
+const SIZES: [usize; 6] = [0, 1, 16_384, 16_385, 90_000, 1 << 20];
+/// Of larger bodies Suricata hashes the beginning only, unless it is told otherwise.
+const MAX_HASHED: usize = 100_000;
+/// Requests of h2load.
+const REQUESTS: usize = 1000;
+
+/// `sslcollector run --http1` that writes the place's capture and log.
+fn mirror(place: &Place) -> Command {
+    let log = place.path("sessions.jsonl").display().to_string();
+    let options = ["--ring-size", RING, "--http1", "--log", &log];
+    run_to(&place.path("capture.pcapng"), &options)
+}
+
+fn with_http2(place: &Place) -> Nginx<'_> {
+    let options = Options {
+        http2: true,
+        ..Options::default()
+    };
+    let nginx = Nginx::with(place, options);
+    nginx.start();
+    nginx
+}
+
+/// curl by HTTP/2 that believes the place's certificate.
+fn curl(place: &Place, port: u16) -> Vec<String> {
+    let words = [
+        "curl",
+        "-q",
+        "-sS",
+        "--http2",
+        "--noproxy",
+        "*",
+        "--cacert",
+        &place.path("cert.pem").display().to_string(),
+        "--resolve",
+        &format!("{HOST}:{port}:127.0.0.1"),
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+fn word<'f>(flow: &'f Flow, name: &str) -> Option<&'f str> {
+    let mut words = flow.comment.split(' ');
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Text of HTTP/1.1 only, each flow a lane of a session that has several.
+fn assert_lanes(flows: &[Flow], sessions: usize) {
+    let mut ids: Vec<_> = flows.iter().map(|flow| word(flow, "session")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), sessions, "{ids:?}");
+    for flow in flows {
+        let lane = word(flow, "http1").is_some_and(|part| part.starts_with("lane:"));
+        assert!(lane, "{}", flow.comment);
+        let response = flow.response.whole().expect("no hole");
+        assert!(
+            response.is_empty() || response.starts_with(b"HTTP/1.1 "),
+            "{}",
+            flow.comment
+        );
+    }
+}
+
+/// What Suricata saw without the ports, in order.
+fn events(verdict: &Verdict) -> Vec<HttpEvent> {
+    let events = verdict.http.iter().cloned();
+    let mut events: Vec<_> = events.map(|event| HttpEvent { port: 0, ..event }).collect();
+    events.sort();
+    events
+}
+
+fn event(method: &str, url: &str, status: u64, length: usize) -> HttpEvent {
+    HttpEvent {
+        port: 0,
+        method: method.into(),
+        url: url.into(),
+        status,
+        length: length as u64,
+    }
+}
+
+fn hash_count(verdict: &Verdict, file: &Path, upload: bool) -> usize {
+    let sum = sha256(file);
+    let is_it = |file: &&FileInfo| file.sha256 == sum && !file.gaps && file.upload == upload;
+    verdict.files.iter().filter(is_it).count()
+}
+
+/// Fifty requests at a time, of all sizes, up and down.
+#[test]
+fn curl_and_nginx() {
+    let place = Place::new(&SIZES);
+    let nginx = with_http2(&place);
+    let mut words = curl(&place, nginx.port);
+    words.extend(["--parallel", "--parallel-max", "50"].map(str::to_owned));
+    let mut expected = Vec::new();
+    for round in 0..10 {
+        for size in SIZES {
+            let path = format!("/get/{size}?{round}");
+            let out = place.path(&format!("out/{size}.{round}"));
+            words.push(format!("https://{HOST}:{}{path}", nginx.port));
+            words.extend(["-o".to_owned(), out.display().to_string()]);
+            expected.push(event("GET", &path, 200, size));
+        }
+    }
+    words.push(format!("https://{HOST}:{}/get/none", nginx.port));
+    words.extend(["-o".to_owned(), "/dev/null".to_owned()]);
+    // Connections and methods of their own.
+    let next = |more: &[&str], path: &str, out: &str| {
+        let mut words = curl(&place, nginx.port);
+        words[0] = "--next".into();
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words.push(format!("https://{HOST}:{}{path}", nginx.port));
+        words.extend(["-o".to_owned(), place.path(out).display().to_string()]);
+        words.retain(|word| word != "-q");
+        words
+    };
+    let upload = place.path("www/90000").display().to_string();
+    words.extend(next(
+        &["--data-binary", &format!("@{upload}")],
+        "/post/x",
+        "out/post",
+    ));
+    words.extend(next(&["-I"], "/get/16384", "out/head"));
+    words.extend(next(&["-T", &upload], "/put/y", "out/put"));
+    let output = run(mirror(&place).args(&words));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    nginx.quit();
+
+    for round in 0..10 {
+        for size in SIZES {
+            let got = place.read(&format!("out/{size}.{round}"));
+            assert!(got == content(size), "what curl got: {size}");
+        }
+    }
+    let (flows, verdict) = judge(&place);
+    let log = nginx.log();
+    let not_found = log.iter().find(|entry| entry.status == 404).expect("404");
+    let in_capture = events(&verdict);
+    let body = in_capture.iter().find(|event| event.status == 404);
+    let body = body.map_or(0, |event| event.length);
+    assert!(body > 0 && body < not_found.bytes_sent);
+    expected.push(event(
+        "GET",
+        "/get/none",
+        404,
+        usize::try_from(body).unwrap(),
+    ));
+    expected.push(event("POST", "/post/x", 200, "stored".len()));
+    expected.push(event("HEAD", "/get/16384", 200, 0));
+    expected.push(event("PUT", "/put/y", 201, 0));
+    expected.sort();
+    assert_eq!(in_capture, expected, "{said}");
+    for size in SIZES
+        .into_iter()
+        .filter(|size| (1..MAX_HASHED).contains(size))
+    {
+        let file = place.path(&format!("www/{size}"));
+        assert_eq!(hash_count(&verdict, &file, false), 10, "{size}");
+    }
+    assert_eq!(hash_count(&verdict, Path::new(&upload), true), 2);
+    let mut ids: Vec<_> = flows.iter().map(|flow| word(flow, "session")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_lanes(&flows, ids.len());
+    assert!(flows.len() > ids.len(), "{said}");
+    let told = format!("shown as HTTP/1.1: {} requests", expected.len());
+    assert!(said.contains(&told), "{said}");
+    assert!(!said.contains("shown as frames"), "{said}");
+
+    // The log has a line for each flow, with the session's id.
+    let lines = sessions::read(&place.path("sessions.jsonl"));
+    assert_eq!(lines.len(), flows.len());
+    for flow in &flows {
+        let id = word(flow, "flow").expect("an id");
+        let line = lines.iter().find(|line| line["session_id"] == id);
+        let line = line.expect("a line of each flow");
+        assert_eq!(line["http1"]["session_id"].as_str(), word(flow, "session"));
+        assert_eq!(line["http1"]["kind"], "lane");
+    }
+
+    // tshark, by the same bytes.
+    let objects = exported_objects(&place.path("capture.pcapng"), &place.path("objects"));
+    let of_size = |size: usize| {
+        let of = objects.iter().filter(|(_, bytes)| bytes.len() == size);
+        of.filter(|(_, bytes)| **bytes == content(size)).count()
+    };
+    assert_eq!(of_size(16_385), 10, "tshark");
+    assert_eq!(of_size(1 << 20), 10, "tshark");
+}
+
+/// Rules that were written for HTTP/1.1, and rules on its bytes, match.
+#[test]
+fn rules_for_http1_match() {
+    let place = Place::new(&[20_000]);
+    let nginx = with_http2(&place);
+    let mut words = curl(&place, nginx.port);
+    let file = place.path("out/file").display().to_string();
+    let url = format!("https://{HOST}:{}/get/20000", nginx.port);
+    words.extend(["-A", "evil/1", "-b", "a=1; b=2", "-o", &file, &url].map(str::to_owned));
+    let output = run(mirror(&place).args(&words));
+    assert!(output.status.success(), "{output:?}");
+    nginx.quit();
+    let rules = format!(
+        "alert http1 any any -> any any (msg:\"agent\"; http.user_agent; content:\"evil/1\"; sid:1;)\n\
+         alert http1 any any -> any any (msg:\"cookie\"; http.cookie; content:\"a=1|3b| b=2\"; sid:2;)\n\
+         alert http1 any any -> any any (msg:\"status\"; http.stat_msg; content:\"OK\"; sid:3;)\n\
+         alert tcp any any -> any any (msg:\"bytes\"; content:\"GET /get/20000 HTTP/1.1|0d 0a|Host|3a 20|{HOST}\"; sid:4;)\n\
+         alert tcp any any -> any any (msg:\"header\"; content:\"|0d 0a|User-Agent|3a 20|evil/1|0d 0a|\"; sid:5;)\n\
+         alert http2 any any -> any any (msg:\"http2\"; sid:6;)\n"
+    );
+    let capture = place.path("capture.pcapng");
+    let verdict = Suricata.read_by(
+        &rules,
+        &capture,
+        Profile::Sslcollector,
+        &place.path("judge"),
+    );
+    let mut matched: Vec<_> = verdict
+        .objections
+        .iter()
+        .map(|alert| alert.rsplit(": ").next().unwrap())
+        .collect();
+    matched.sort_unstable();
+    assert_eq!(matched, ["agent", "bytes", "cookie", "header", "status"]);
+}
+
+/// A hundred streams at a time on each of two connections, both ends mirrored.
+#[test]
+fn h2load_and_hyper() {
+    let place = Place::new(&[20_000]);
+    let service = server(&place, "hyper-server");
+    let load = format!(
+        "h2load -n {REQUESTS} -c 2 -m 100 https://127.0.0.1:{}/get/20000 >'{}'",
+        service.port,
+        place.path("out/load").display()
+    );
+    let output = run(mirror(&place).args(["sh", "-c", &script(&place, &service, &[load])]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    let load = std::process::Output {
+        stdout: place.read("out/load"),
+        ..output.clone()
+    };
+    assert_all_succeeded(&load, REQUESTS);
+    let (flows, verdict) = judge(&place);
+    assert_lanes(&flows, 2);
+    assert!(flows.len() <= 200, "{}", flows.len());
+    assert_eq!(
+        events(&verdict),
+        vec![event("GET", "/get/20000", 200, 20_000); REQUESTS]
+    );
+    assert_eq!(
+        hash_count(&verdict, &place.path("www/20000"), false),
+        REQUESTS
+    );
+}
+
+/// Unary and streaming both ways: bodies as they are, trailers behind them.
+#[test]
+fn grpc() {
+    let place = Place::new(&[]);
+    let service = server(&place, "tonic-service");
+    let running = start(&service);
+    let call = client(
+        &place,
+        "tonic-service",
+        service.port,
+        "",
+        &["20", "a message"],
+    );
+    let output = run(mirror(&place).args(&call));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    end(running);
+    let (flows, verdict) = judge(&place);
+    assert_lanes(&flows, 1);
+    assert!(!verdict.http.is_empty());
+    assert!(
+        verdict
+            .http
+            .iter()
+            .all(|event| (event.method.as_str(), event.status) == ("POST", 200))
+    );
+    for flow in &flows {
+        let text = flow.response.whole().expect("no hole");
+        let text = String::from_utf8_lossy(text);
+        assert!(
+            text.contains("\r\nContent-Type: application/grpc"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("\r\n\r\n") && text.contains("\r\n0\r\nGrpc-Status: 0\r\n"),
+            "{text}"
+        );
+    }
+    let capture = place.path("capture.pcapng");
+    let paths = follow(&capture, "http.request", &["http.request.uri"]);
+    assert_eq!(paths.len(), verdict.http.len(), "{paths:?}");
+}
+
+/// Content without a length comes in chunks, which are what the peer got.
+#[test]
+fn content_without_a_length() {
+    let place = Place::new(&[90_000]);
+    let nginx = with_http2(&place);
+    let mut words = curl(&place, nginx.port);
+    let file = place.path("out/file").display().to_string();
+    let url = format!("https://{HOST}:{}/chunked/90000", nginx.port);
+    words.extend(["-o", &file, &url].map(str::to_owned));
+    let output = run(mirror(&place).args(&words));
+    assert!(output.status.success(), "{output:?}");
+    nginx.quit();
+    let (flows, verdict) = judge(&place);
+    let [flow] = &flows[..] else {
+        panic!("{} flows", flows.len());
+    };
+    let response = flow.response.whole().expect("no hole");
+    let head = response
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .expect("a head")
+        + 4;
+    let shown = String::from_utf8_lossy(&response[..head]);
+    assert!(
+        shown.contains("\r\nTransfer-Encoding: chunked\r\n"),
+        "{shown}"
+    );
+    let content = dechunk(&response[head..]).expect("chunks");
+    assert!(content == fs::read(&file).expect("what curl got"));
+    assert_eq!(hash_count(&verdict, Path::new(&file), false), 1);
+}
