@@ -107,7 +107,7 @@ fn assert_told(flow: &Flow, words: &str, seen: &HashMap<u16, String>) {
     let resumed = words.contains("resumed").then_some("yes");
     assert_eq!(word(flow, "resumed"), resumed, "{comment}");
     let early = ["accepted", "rejected"].into_iter();
-    let early = early.filter(|early| words.contains(early)).last();
+    let early = early.filter(|early| words.contains(early)).next_back();
     assert_eq!(word(flow, "early"), early, "{comment}");
 }
 
