@@ -173,7 +173,7 @@ pub(super) fn shown(
     seen.retain(|(_, is_answered)| *is_answered);
     let answered: Vec<_> = seen.into_iter().map(|(tuple, _)| tuple).collect();
     is_ambiguous |= answered.len() != 1;
-    let connected = networks.filter(|_| is_ambiguous && answered.len() > 1);
+    let connected = networks.filter(|_| answered.len() > 1);
     let connected = connected.map(|networks| networks.connected(process, role, &answered));
     let tuple = match connected.as_deref() {
         Some(&[tuple]) => tuple,
