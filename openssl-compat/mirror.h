@@ -17,6 +17,9 @@ struct mirror_state {
     mirror_hook_conn conn;
     /* Bytes of an unfinished write that were told already. */
     size_t written;
+    /* Bytes read from and written to the transport after the last call; calls since OPEN in which that grew. */
+    uint64_t wire_total;
+    unsigned int growths;
     unsigned int flags;
     unsigned char client_random[SSL3_RANDOM_SIZE];
     unsigned char server_random[SSL3_RANDOM_SIZE];

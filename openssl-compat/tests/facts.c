@@ -133,6 +133,50 @@ static void sockets(void)
     close(fds[1]);
 }
 
+static int counts_are_told(const struct recording *told, const SSL *ssl)
+{
+    return told->last.wire_read == BIO_number_read(SSL_get_rbio(ssl))
+        && told->last.wire_written == BIO_number_written(SSL_get_wbio(ssl));
+}
+
+/* Without a socket, how much has passed is told behind each call, often for a start, and at the end. */
+static void wire_counts(void)
+{
+    struct ends ends;
+    int fds[2], i, before;
+    uint64_t written;
+
+    ends_new(&ends, TLS1_3_VERSION, 1 << 16);
+    ends_handshake(&ends);
+    for (i = 0; i < 1000; i++) {
+        ends_exchange(&ends);
+        if (i < 50) {
+            RECORDED(counts_are_told(recorded(MIRROR_HOOK_CLIENT, 0), ends.client));
+            RECORDED(counts_are_told(recorded(MIRROR_HOOK_SERVER, 0), ends.server));
+        }
+    }
+    RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->counts > 500);
+    RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->counts < 520);
+    RECORDED(!counts_are_told(recorded(MIRROR_HOOK_CLIENT, 0), ends.client));
+    SSL_shutdown(ends.client);
+    written = BIO_number_written(SSL_get_wbio(ends.client));
+    ends_part(&ends);
+    RECORDED(recorded(MIRROR_HOOK_CLIENT, 0)->last.wire_written == written);
+    ends_free(&ends);
+
+    /* With a socket they aren't: its addresses are known. */
+    recorder_reset();
+    ends_contexts(&ends, TLS_method(), TLS1_3_VERSION);
+    ends_join_tcp(&ends, fds);
+    ends_handshake(&ends);
+    before = recorder_present ? recorded(MIRROR_HOOK_CLIENT, 0)->counts : 0;
+    ends_exchange(&ends);
+    RECORDED(before == 0 && recorded(MIRROR_HOOK_CLIENT, 0)->counts == 0);
+    ends_free(&ends);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 /* Whatever the hook does with errors and errno, libssl's caller sees its own. */
 static void error_queue(void)
 {
@@ -320,6 +364,7 @@ const struct test_case cases[] = {
     { "filter_bios", filter_bios },
     { "resumed", resumed },
     { "sockets", sockets },
+    { "wire_counts", wire_counts },
     { "error_queue", error_queue },
     { "renegotiation", renegotiation },
     { "renegotiation_then_open", renegotiation_then_open },

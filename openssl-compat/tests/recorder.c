@@ -140,9 +140,39 @@ void mirror_hook_open(mirror_hook_conn *conn, const mirror_hook_info *info)
     conn->words[1] = 1;
 }
 
+/* What an UPDATE tells that is no news but how much has passed, or NULL: that isn't a call of its own. */
+static struct recording *counted(const mirror_hook_conn *conn, const mirror_hook_info *info)
+{
+    struct recording *recording, new;
+    int same;
+
+    if (conn->words[0] == 0)
+        return NULL;
+    recording = &recordings[conn->words[0] - 1];
+    new = *recording;
+    keep(&new, info);
+    new.last.wire_read = recording->last.wire_read;
+    new.last.wire_written = recording->last.wire_written;
+    same = memcmp(&new.last, &recording->last, sizeof(new.last)) == 0
+        && memcmp(new.client_random, recording->client_random, 32) == 0
+        && memcmp(new.server_random, recording->server_random, 32) == 0
+        && strcmp(new.sni, recording->sni) == 0 && strcmp(new.alpn, recording->alpn) == 0;
+    return same ? recording : NULL;
+}
+
 void mirror_hook_update(mirror_hook_conn *conn, const mirror_hook_info *info)
 {
-    keep(of(conn, 'U'), info);
+    struct recording *recording = counted(conn, info);
+
+    if (recording == NULL) {
+        keep(of(conn, 'U'), info);
+        return;
+    }
+    if (info->wire_read < recording->last.wire_read
+        || info->wire_written < recording->last.wire_written)
+        violation("wire counts go back");
+    keep(recording, info);
+    recording->counts++;
 }
 
 void mirror_hook_sent(mirror_hook_conn *conn, const void *bytes, size_t length)

@@ -37,6 +37,8 @@ struct recording {
      */
     char calls[64];
     int opens, closes;
+    /* UPDATEs of nothing but the wire counts. */
+    int counts;
 };
 
 /* The n-th connection (from 0) opened with this role, or NULL. */
