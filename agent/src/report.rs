@@ -178,7 +178,7 @@ impl Counts {
         let why = if self.capture.is_some() {
             "the handshake wasn't seen on a watched interface"
         } else {
-            "the library has no socket, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
+            "the library has no socket, byte counts left none or several of the process's connections, and handshakes weren't watched: run as root, or give sslcollector the right to capture (setcap cap_net_raw+ep)"
         };
         let claims_open =
             flow.claims_gone + flow.claims_foreign + flow.claims_unasked + flow.claims_contradicted;
@@ -214,6 +214,16 @@ impl Counts {
                 flow.bound_ambiguously,
                 "session",
                 "seen on the wire under several addresses: one of them is shown",
+            ),
+            said(
+                flow.bound_by_counters,
+                "session",
+                "shown with the connection that alone had carried as many bytes (bound=counters)",
+            ),
+            said(
+                flow.counters_contradicted,
+                "session",
+                "seen on the wire elsewhere than its bytes were counted: shown as on the wire",
             ),
             said(flow.dtls, "session", "of DTLS not mirrored: only TLS over TCP is"),
             said(flow.quic, "session", "of QUIC not mirrored: only TLS over TCP is"),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent::clock::{self, Clock};
 use agent::event::WallTime;
+use agent::flow::counters::sockets::KernelLooker;
 use agent::flow::proof::kernel::KernelSockets;
 use agent::flow::{
     Capture, CaptureConfig, CaptureError, Mapper, MapperConfig, OpenCapture, ProcNetworks,
@@ -98,6 +99,10 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let claims = Box::new(KernelSockets::new(helper.cloned()));
     let mut mapper = Mapper::new(mapper, Clock::start()).asking(claims);
     mapper.ask_networks(Box::new(ProcNetworks::default()));
+    // Where the wire is watched, that finds what can be found; whoever runs one program may have nothing to watch.
+    if capture.is_none() || !serves {
+        mapper = mapper.looking(Box::new(KernelLooker::new()));
+    }
     let mut agent = Agent {
         settings,
         keeps: keeper.is_some(),
@@ -301,6 +306,11 @@ impl Agent<'_> {
             mapper.wire_fact(fact, now, column);
         }
         let outcome = intake.poll(&mut |event| mapper.session_event(event, now, column));
+        if outcome.attached > 0 {
+            let processes: Vec<_> = intake.processes().collect();
+            let new = processes.iter().rev().take(outcome.attached);
+            new.for_each(|process| mapper.expect(process, now));
+        }
         mapper.expire(now, column);
         note_settled(mapper, intake);
         // Whatever has an earlier time than this has been read, or waits in the mapper.

@@ -115,6 +115,8 @@ pub enum Binding {
     WireAmbiguous,
     /// Nobody knows: the addresses are from a range for documentation.
     Placeholder,
+    /// The process has one connection only that has carried what the session did.
+    Counters,
 }
 
 impl Binding {
@@ -125,6 +127,7 @@ impl Binding {
             Self::Told => "told",
             Self::Wire => "wire",
             Self::WireAmbiguous => "wire-ambiguous",
+            Self::Counters => "counters",
             Self::Placeholder => "placeholder",
         }
     }

@@ -74,11 +74,17 @@ impl Mapper {
             }
         }
         let known = &session.known;
+        if let (Some((wire, _)), Some(counted)) = (on_wire, session.counted) {
+            self.stats.counters_contradicted += u64::from(wire != counted);
+        }
         let (tuple, binding) = match (known.tuple(), on_wire) {
             (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
             (Some(tuple), _) => (tuple, Binding::Socket),
             (None, Some(found)) => found,
-            (None, None) => (self.placeholder(), Binding::Placeholder),
+            (None, None) => match session.counted {
+                Some(counted) => (counted, Binding::Counters),
+                None => (self.placeholder(), Binding::Placeholder),
+            },
         };
         let (tuple, binding) = found.unwrap_or((tuple, binding));
         FlowInfo {
@@ -127,6 +133,7 @@ impl Mapper {
         let is_asked = policy.takes_wire() && session.known.tuple().is_none();
         let wire = is_asked.then(|| self.on_wire(session)).flatten();
         let wire = wire.or_else(|| session.found()).map(|(tuple, _)| tuple);
+        let wire = wire.or(session.counted);
         policy.judge(&session.known.facts(wire))
     }
 

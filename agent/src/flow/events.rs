@@ -63,6 +63,7 @@ impl Mapper {
             known: Known::new(meta),
             policy: policy.cloned(),
             base: continued.map_or(meta.offsets, |continued| continued.base),
+            counted: None,
             continued,
             shown: None,
             state,

@@ -125,17 +125,8 @@ impl Known {
     /// The socket's addresses, or those told in their place; none that are doubted.
     pub(super) fn tuple(&self) -> Option<Tuple> {
         let doubted = self.verdict == Some(Verdict::Doubtful);
-        let Ends { local, peer } = self.ends().filter(|_| !doubted)?;
-        Some(match self.role {
-            Role::Client => Tuple {
-                client: local,
-                server: peer,
-            },
-            Role::Server => Tuple {
-                client: peer,
-                server: local,
-            },
-        })
+        let ends = self.ends().filter(|_| !doubted)?;
+        Some(ends.tuple(self.role))
     }
 
     /// The addresses, if they can be a connection's.

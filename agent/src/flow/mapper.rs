@@ -23,9 +23,11 @@
 //! Pure: the time is an argument, and so is who can be asked about sockets. Events of one session must come in their order.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::binder::{Binder, Randoms};
 use super::bounded::BoundedMap;
+use super::counters::{Finder, Looker};
 use super::held::HeldChange;
 use super::live::LiveFlow;
 use super::own::Networks;
@@ -36,7 +38,8 @@ use super::taken::Taken;
 use super::wire::WireFact;
 use crate::clock::{Clock, Step};
 use crate::event::{
-    FlowId, FlowSink, MonotonicTime, SessionChange, SessionEvent, SessionKey, Settled, WallTime,
+    FlowId, FlowSink, MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey, Settled,
+    WallTime,
 };
 
 /// Bounds of a [`Mapper`].
@@ -115,6 +118,7 @@ pub struct Mapper {
     pub(super) claims: Box<dyn proof::Sockets>,
     pub(super) stats: FlowStats,
     pub(super) networks: Option<Box<dyn Networks>>,
+    pub(super) finder: Option<Finder>,
 }
 
 impl Mapper {
@@ -139,6 +143,7 @@ impl Mapper {
             claims: Box::new(NoSockets),
             stats: FlowStats::default(),
             networks: None,
+            finder: None,
         }
     }
 
@@ -154,6 +159,21 @@ impl Mapper {
         self.networks = Some(networks);
     }
 
+    /// Where a session tells no addresses, from now on these may be found by what the process's connections have carried,
+    /// see [`counters`](super::counters).
+    #[must_use]
+    pub fn looking(mut self, looker: Box<dyn Looker>) -> Self {
+        self.finder = Some(Finder::new(looker));
+        self
+    }
+
+    /// A process is mirrored from now on, and hasn't said anything yet.
+    pub fn expect(&mut self, process: &Arc<ProcessInfo>, now: MonotonicTime) {
+        if let Some(finder) = &mut self.finder {
+            finder.expect(process, now);
+        }
+    }
+
     /// Takes an event of a session. `now`: when it was read from the ring.
     pub fn session_event(
         &mut self,
@@ -163,6 +183,9 @@ impl Mapper {
     ) {
         let at = self.clock.wall(event.at);
         let key = event.session;
+        if let Some(finder) = &mut self.finder {
+            finder.note(&event, now);
+        }
         match event.change {
             SessionChange::Open {
                 process,
@@ -209,6 +232,10 @@ impl Mapper {
     /// Lets go what has waited long enough, forgets what is old. To be called some times a second
     /// at least, and after each batch of events.
     pub fn expire(&mut self, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        let found = self.finder.as_mut().map(|finder| finder.turn(now));
+        for (key, ends) in found.unwrap_or_default() {
+            self.counted(key, ends, now, sink);
+        }
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now
         {

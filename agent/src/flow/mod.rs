@@ -14,6 +14,7 @@ pub mod binder;
 pub mod capture;
 #[cfg(test)]
 mod corpus_tests;
+pub mod counters;
 pub mod hello;
 pub mod hellos;
 pub mod proof;

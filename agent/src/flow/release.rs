@@ -22,6 +22,9 @@ impl Mapper {
         let Some((mut session, waiting)) = self.take_waiting(eldest) else {
             return;
         };
+        if let Some(finder) = &mut self.finder {
+            finder.give_up(eldest);
+        }
         let children = family.get(1..).unwrap_or(&[]);
         let (id, joins) = match waiting.joined {
             Some(number) => (FlowId([0; 16]), Joins::Already(number)),

@@ -19,6 +19,8 @@ pub(super) struct Session {
     pub(super) policy: Option<Arc<Policy>>,
     /// Stream offsets sent and received at which the session begins.
     pub(super) base: (u64, u64),
+    /// Its addresses, where they were found by what it has carried.
+    pub(super) counted: Option<Tuple>,
     /// Its flow was begun by another agent.
     pub(super) continued: Option<Continued>,
     /// The addresses that the wire shows, once more of it will change nothing.

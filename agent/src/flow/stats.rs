@@ -19,7 +19,11 @@ pub struct FlowStats {
     pub bound_by_wire: u64,
     /// … whose randoms were on the wire under several addresses.
     pub bound_ambiguously: u64,
-    /// … with placeholder addresses.
+    /// … whose addresses were found by what they have carried.
+    pub bound_by_counters: u64,
+    /// Sessions found so that the wire shows elsewhere: they have the wire's addresses.
+    pub counters_contradicted: u64,
+    /// Flows begun with placeholder addresses.
     pub unbound: u64,
     /// … of these, because too much text was waiting.
     pub unbound_for_space: u64,
@@ -104,6 +108,7 @@ impl FlowStats {
             Binding::Told => self.bound_as_told += 1,
             Binding::Wire => self.bound_by_wire += 1,
             Binding::WireAmbiguous => self.bound_ambiguously += 1,
+            Binding::Counters => self.bound_by_counters += 1,
             Binding::Placeholder => self.unbound += 1,
         }
     }

@@ -18,6 +18,7 @@ use crate::filter::{Condition, Filters, Policy, UnknownFlow};
 use mirror_hook::filter::Action;
 
 mod claims;
+mod counters;
 mod families;
 mod filters;
 mod mapping;

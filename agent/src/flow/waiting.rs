@@ -2,10 +2,11 @@
 
 use mirror_hook::event::{Announcement, EarlyData};
 
+use super::counters::Finder;
 use super::describe::{shared_id, shown, verify};
 use super::held::Held;
 use super::mapper::Mapper;
-use super::proof::Verdict;
+use super::proof::{Ends, Verdict};
 use super::session::State;
 use crate::event::{FlowSink, MonotonicTime, SessionKey};
 
@@ -57,7 +58,10 @@ impl Mapper {
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
         let begins = is_new && randoms.is_some() || parent_waits;
         let awaits_fingerprint = known && begins && !is_twin;
-        let may_wait = self.config.capture || doubted;
+        let seeks = |finder: &Finder| finder.seeks(key);
+        let is_sought =
+            session.counted.is_none() && self.finder.as_ref().is_some_and(seeks) || parent_waits;
+        let may_wait = self.config.capture || doubted || !known && is_sought;
         if on_wire || goes_on || !may_wait || known && !awaits_fingerprint {
             return self.release(key, now, sink);
         }
@@ -101,6 +105,20 @@ impl Mapper {
             other.is_some_and(|other| other.known.role == role)
         };
         waiting.is_some_and(|waiting| waiting.iter().any(same))
+    }
+
+    /// By what a session has carried its ends are known now, or it is that they won't be.
+    pub(super) fn counted(
+        &mut self,
+        key: SessionKey,
+        ends: Option<Ends>,
+        now: MonotonicTime,
+        sink: &mut dyn FlowSink,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.counted = ends.map(|ends| ends.tuple(session.known.role));
+            self.try_release(key, now, sink);
+        }
     }
 
     /// A waiting session's deadline has passed.

@@ -407,6 +407,7 @@ fn binding_code(binding: Binding) -> u64 {
         Binding::Wire => 3,
         Binding::WireAmbiguous => 4,
         Binding::Placeholder => 5,
+        Binding::Counters => 6,
     }
 }
 
@@ -417,6 +418,7 @@ fn binding_of(code: u64) -> Option<Binding> {
         3 => Some(Binding::Wire),
         4 => Some(Binding::WireAmbiguous),
         5 => Some(Binding::Placeholder),
+        6 => Some(Binding::Counters),
         _ => None,
     }
 }

@@ -33,19 +33,33 @@ pub(crate) mod process;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::event::{ProcessInfo, Proof};
+use mirror_hook::event::Role;
+
+use crate::event::{ProcessInfo, Proof, Tuple};
 
 /// The user that stands for those who have no id here (`/proc/sys/kernel/overflowuid`), and for many.
 const OVERFLOW_UID: u32 = 65534;
 
 /// The two ends of a connection as its process sees them, of one address family; IPv4-mapped ones as IPv4
 /// (RFC 4291 2.5.5.2). The kernel finds a connection of IPv4 by these, whichever family its socket has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// The process's own.
     pub local: SocketAddr,
     /// The other one.
     pub peer: SocketAddr,
+}
+
+impl Ends {
+    /// The same, where the process has this role.
+    pub(super) fn tuple(self, role: Role) -> Tuple {
+        let Self { local, peer } = self;
+        let (client, server) = match role {
+            Role::Client => (local, peer),
+            Role::Server => (peer, local),
+        };
+        Tuple { client, server }
+    }
 }
 
 /// What a process says of its connection.

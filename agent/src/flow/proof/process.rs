@@ -32,7 +32,7 @@ pub(crate) fn open_in(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// The same in that of this thread. No privilege is needed. Nobody but the kernel sends anything to it: it is connected.
-pub(super) fn open_here() -> io::Result<OwnedFd> {
+pub(crate) fn open_here() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let protocol = Some(netlink::SOCK_DIAG);
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;

@@ -369,6 +369,7 @@ impl Display for Headline<'_> {
             Binding::Told => ", addresses as the program says",
             Binding::Wire => ", addresses seen on the wire",
             Binding::WireAmbiguous => ", addresses seen on the wire among others",
+            Binding::Counters => ", addresses found by byte counts",
             Binding::Placeholder => ", addresses unknown (these are placeholders)",
         })
     }

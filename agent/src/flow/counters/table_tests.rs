@@ -1,0 +1,390 @@
+//! Programs with many connections, simulated: who has which socket is known there.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Every handshake carries that much, as it does at one server.
+const HANDSHAKE: Counts = Counts {
+    sent: 2,
+    received: 3,
+};
+
+/// A connection of the simulated program: its socket, and, if it is TLS of the library with the hook, its session.
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    /// What the socket has carried.
+    socket: Counts,
+    /// What the library has written and read.
+    library: Counts,
+    /// The socket is there.
+    open: bool,
+    /// Nobody tells of it: no TLS, or another library's.
+    silent: bool,
+    announced: bool,
+    ended: bool,
+    /// Something has grown that wasn't told.
+    untold: bool,
+    /// Written to a BIO in memory, and not sent yet.
+    held_back: u64,
+    /// Received by the program, and not read by the library yet.
+    ahead: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// With clear text in front of TLS, sent and received.
+    Connect {
+        silent: bool,
+        prefix: (u64, u64),
+    },
+    Announce(usize),
+    Write(usize, u64),
+    Read(usize, u64),
+    /// The call returns.
+    Return(usize),
+    EndSession(usize),
+    CloseSocket(usize),
+    /// A look, in the course of which these happen, one behind each socket.
+    Look(Vec<Op>),
+    /// So many words of the sessions arrive, and it is decided.
+    Decide(usize),
+}
+
+#[derive(Debug)]
+enum Word {
+    Open(usize, Counts),
+    Tell(usize, Counts),
+    End(usize),
+}
+
+#[derive(Default)]
+struct Program {
+    connections: Vec<Connection>,
+    process: Process,
+    now: u64,
+    words: std::collections::VecDeque<(MonotonicTime, Word)>,
+    found: HashMap<usize, u64>,
+    /// BIOs in memory: what is written is sent after the call, what is read was received before it.
+    memory: bool,
+    /// Whose is sent next.
+    to_send: Option<usize>,
+}
+
+fn key(connection: usize) -> SessionKey {
+    SessionKey {
+        ring: 1,
+        connection: connection as u64,
+    }
+}
+
+fn ends(connection: usize) -> Ends {
+    let port = u16::try_from(connection).unwrap();
+    Ends {
+        local: ([127, 0, 0, 1], 10_000 + port).into(),
+        peer: ([127, 0, 0, 1], 443).into(),
+    }
+}
+
+fn cookie(connection: usize) -> u64 {
+    1000 + connection as u64
+}
+
+impl Program {
+    fn time(&mut self) -> MonotonicTime {
+        self.now += 1;
+        MonotonicTime(self.now)
+    }
+
+    /// The `number`th of the connections for which this holds.
+    fn pick(&self, number: usize, which: impl Fn(&Connection) -> bool) -> Option<usize> {
+        let all: Vec<_> = (0..self.connections.len())
+            .filter(|at| which(&self.connections[*at]))
+            .collect();
+        all.get(number.checked_rem(all.len())?).copied()
+    }
+
+    fn say(&mut self, word: Word) {
+        let at = self.time();
+        self.words.push_back((at, word));
+    }
+
+    fn tell(&mut self, at: usize) {
+        let connection = &mut self.connections[at];
+        if std::mem::take(&mut connection.untold) && connection.announced && !connection.ended {
+            let counts = connection.library;
+            self.say(Word::Tell(at, counts));
+        }
+    }
+
+    /// The call returns; what it has written to a BIO in memory is sent behind that.
+    fn leave(&mut self, at: usize) {
+        let connection = &mut self.connections[at];
+        connection.library.received += std::mem::take(&mut connection.ahead);
+        self.tell(at);
+        self.to_send = Some(at);
+    }
+
+    fn send(&mut self) {
+        if let Some(at) = self.to_send.take() {
+            let connection = &mut self.connections[at];
+            connection.socket.sent += std::mem::take(&mut connection.held_back);
+        }
+    }
+
+    fn play(&mut self, op: &Op) {
+        self.now += 1;
+        self.send();
+        let alive = |connection: &Connection| connection.open && !connection.ended;
+        match op {
+            Op::Connect { silent, prefix } => {
+                let socket = Counts {
+                    sent: HANDSHAKE.sent + prefix.0,
+                    received: HANDSHAKE.received + prefix.1,
+                };
+                self.connections.push(Connection {
+                    socket,
+                    library: HANDSHAKE,
+                    open: true,
+                    silent: *silent,
+                    ..Connection::default()
+                });
+            }
+            Op::Announce(number) => {
+                let new = |connection: &Connection| !connection.announced && !connection.silent;
+                if let Some(at) = self.pick(*number, |one| alive(one) && new(one)) {
+                    self.connections[at].announced = true;
+                    self.connections[at].untold = false;
+                    let counts = self.connections[at].library;
+                    self.say(Word::Open(at, counts));
+                }
+            }
+            Op::Write(number, bytes) => {
+                if let Some(at) = self.pick(*number, alive) {
+                    self.leave(at);
+                    self.send();
+                    let connection = &mut self.connections[at];
+                    // Nothing of TLS passes before it is announced.
+                    if !connection.announced && !connection.silent {
+                        return;
+                    }
+                    connection.library.sent += bytes;
+                    connection.untold = true;
+                    match self.memory {
+                        true => connection.held_back += bytes,
+                        false => connection.socket.sent += bytes,
+                    }
+                }
+            }
+            Op::Read(number, bytes) => {
+                if let Some(at) = self.pick(*number, alive) {
+                    self.leave(at);
+                    self.send();
+                    let memory = self.memory;
+                    let connection = &mut self.connections[at];
+                    if !connection.announced && !connection.silent {
+                        return;
+                    }
+                    connection.socket.received += bytes;
+                    match memory {
+                        true => connection.ahead += bytes,
+                        false => connection.library.received += bytes,
+                    }
+                    connection.untold = true;
+                }
+            }
+            Op::Return(number) => {
+                if let Some(at) = self.pick(*number, |one| one.untold) {
+                    self.leave(at);
+                }
+            }
+            Op::EndSession(number) => {
+                let has = |one: &Connection| one.announced && !one.ended;
+                if let Some(at) = self.pick(*number, has) {
+                    self.leave(at);
+                    self.connections[at].ended = true;
+                    self.say(Word::End(at));
+                }
+            }
+            Op::CloseSocket(number) => {
+                if let Some(at) = self.pick(*number, |one| one.open) {
+                    // Not in the middle of a call.
+                    self.leave(at);
+                    self.connections[at].open = false;
+                }
+            }
+            Op::Look(meanwhile) => {
+                let began = self.time();
+                let mut meanwhile = meanwhile.iter();
+                let there: Vec<_> = (0..self.connections.len())
+                    .filter(|at| self.connections[*at].open)
+                    .collect();
+                let mut samples = Vec::new();
+                for at in there {
+                    let connection = &self.connections[at];
+                    if connection.open {
+                        let counts = connection.socket;
+                        let (from, to) = (self.time(), self.time());
+                        samples.push(Sample {
+                            socket: cookie(at),
+                            ends: ends(at),
+                            counts,
+                            from,
+                            to,
+                        });
+                    }
+                    if let Some(op) = meanwhile.next() {
+                        self.play(op);
+                    }
+                }
+                let ended = self.time();
+                self.process.seen(Look {
+                    began,
+                    ended,
+                    complete: true,
+                    samples,
+                });
+            }
+            Op::Decide(words) => self.decide(*words),
+        }
+    }
+
+    fn decide(&mut self, words: usize) {
+        for _ in 0..words {
+            let Some((at, word)) = self.words.pop_front() else {
+                break;
+            };
+            match word {
+                Word::Open(session, counts) => self.process.open(key(session), at, Some(counts)),
+                Word::Tell(session, counts) => self.process.tell(key(session), at, counts),
+                Word::End(session) => self.process.end(key(session)),
+            }
+        }
+        for (session, socket) in self.process.decide() {
+            let session = usize::try_from(session.connection).unwrap();
+            assert_eq!(
+                socket,
+                cookie(session),
+                "session {session} got another's socket"
+            );
+            assert_eq!(self.process.found(key(session)), Some(ends(session)));
+            assert_eq!(self.found.insert(session, socket), None);
+        }
+        self.process.forget();
+    }
+}
+
+fn ops(prefixes: bool, silent: bool, sizes: u64) -> impl Strategy<Value = Vec<Op>> {
+    let prefix = (0..3u64, 0..3u64, 0..3u8).prop_map(move |(sent, received, has)| {
+        match prefixes && has == 0 {
+            true => (sent, received),
+            false => (0, 0),
+        }
+    });
+    let number = 0..64usize;
+    let connect = (0..4u8, prefix).prop_map(move |(is_silent, prefix)| Op::Connect {
+        silent: silent && is_silent == 0,
+        prefix,
+    });
+    let size = 1..=sizes;
+    let simple = prop_oneof![
+        2 => connect,
+        3 => number.clone().prop_map(Op::Announce),
+        8 => (number.clone(), size.clone()).prop_map(|(at, size)| Op::Write(at, size)),
+        8 => (number.clone(), size).prop_map(|(at, size)| Op::Read(at, size)),
+        12 => number.clone().prop_map(Op::Return),
+        1 => number.clone().prop_map(Op::EndSession),
+        1 => number.prop_map(Op::CloseSocket),
+    ];
+    let look = proptest::collection::vec(simple.clone(), 0..6).prop_map(Op::Look);
+    let op = prop_oneof![
+        8 => simple,
+        3 => look,
+        2 => (0..20usize).prop_map(Op::Decide),
+    ];
+    proptest::collection::vec(op, 0..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    /// Connections that look alike, others in front of whose TLS there is clear text, sockets of which nobody tells and
+    /// that carry what sessions do, words that arrive late, looks in the middle of calls.
+    #[test]
+    fn no_session_gets_another_ones_socket(ops in ops(true, true, 2)) {
+        let mut program = Program::default();
+        ops.iter().for_each(|op| program.play(op));
+        program.decide(usize::MAX);
+    }
+
+    /// BIOs in memory: sent is later than written, read later than received.
+    #[test]
+    fn nor_with_bios_in_memory(ops in ops(true, false, 20)) {
+        let mut program = Program { memory: true, ..Program::default() };
+        ops.iter().for_each(|op| program.play(op));
+        program.decide(usize::MAX);
+    }
+
+    /// Where the amounts differ and everybody is looked at in between, each is found.
+    #[test]
+    fn sessions_that_part_are_all_found(sizes in proptest::collection::hash_set(1..1000u64, 1..50)) {
+        let mut program = Program::default();
+        let sizes: Vec<_> = sizes.into_iter().collect();
+        for _ in &sizes {
+            program.play(&Op::Connect { silent: false, prefix: (0, 0) });
+            program.play(&Op::Announce(0));
+        }
+        // All ask for the same.
+        for at in 0..sizes.len() {
+            program.play(&Op::Write(at, 100));
+            program.play(&Op::Return(0));
+        }
+        program.play(&Op::Look(Vec::new()));
+        program.decide(usize::MAX);
+        prop_assert!(program.found.is_empty());
+        for (at, size) in sizes.iter().enumerate() {
+            program.play(&Op::Read(at, *size));
+            program.play(&Op::Return(0));
+        }
+        program.play(&Op::Look(Vec::new()));
+        for at in 0..sizes.len() {
+            program.play(&Op::Write(at, 24));
+            program.play(&Op::Return(0));
+        }
+        program.decide(usize::MAX);
+        prop_assert_eq!(program.found.len(), sizes.len());
+    }
+}
+
+#[test]
+fn equal_sessions_are_never_told_apart() {
+    let mut program = Program::default();
+    for _ in 0..2 {
+        program.play(&Op::Connect {
+            silent: false,
+            prefix: (0, 0),
+        });
+        program.play(&Op::Announce(0));
+    }
+    for _ in 0..3 {
+        for at in 0..2 {
+            program.play(&Op::Write(at, 7));
+            program.play(&Op::Return(0));
+        }
+        program.play(&Op::Look(Vec::new()));
+        program.decide(usize::MAX);
+    }
+    assert!(program.found.is_empty());
+    // Now they part.
+    program.play(&Op::Read(0, 7));
+    program.play(&Op::Return(0));
+    program.play(&Op::Look(Vec::new()));
+    for at in 0..2 {
+        program.play(&Op::Write(at, 7));
+        program.play(&Op::Return(0));
+    }
+    program.decide(usize::MAX);
+    assert_eq!(program.found.len(), 2);
+}

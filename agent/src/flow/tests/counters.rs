@@ -1,0 +1,151 @@
+//! Sessions that are found by their byte counts, or aren't: how long they wait, and who is believed.
+
+use std::sync::Mutex;
+
+use super::super::counters::{Counts, Look, Looker, Sample};
+use super::super::proof::Ends;
+use super::*;
+
+/// What is seen, and when; nothing where nobody may look.
+#[derive(Debug, Default)]
+struct Scene {
+    now: u64,
+    sockets: Option<Vec<(u8, Counts)>>,
+    looks: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Eyes(Arc<Mutex<Scene>>);
+
+impl Looker for Eyes {
+    fn look(&mut self, _: &ProcessInfo) -> Option<Look> {
+        let mut scene = self.0.lock().unwrap();
+        scene.looks += 1;
+        let now = MonotonicTime(scene.now);
+        let sample = |(number, counts): &(u8, Counts)| Sample {
+            socket: u64::from(*number) + 1000,
+            ends: Ends {
+                local: tuple(*number).client,
+                peer: tuple(*number).server,
+            },
+            counts: *counts,
+            from: now,
+            to: now,
+        };
+        Some(Look {
+            began: now,
+            ended: now,
+            complete: true,
+            samples: scene.sockets.as_ref()?.iter().map(sample).collect(),
+        })
+    }
+}
+
+const AT_FIRST: Counts = Counts {
+    sent: 700,
+    received: 2000,
+};
+const LATER: Counts = Counts {
+    sent: 700,
+    received: 9000,
+};
+
+fn carried(counts: Counts) -> Meta<'static> {
+    Meta {
+        wire_counts: Some((counts.received, counts.sent)),
+        ..done(1, Role::Client)
+    }
+}
+
+/// A session that has said its request, and been looked at.
+fn asked(mut bench: Bench, sockets: Option<Vec<(u8, Counts)>>) -> (Bench, Eyes) {
+    let eyes = Eyes::default();
+    eyes.0.lock().unwrap().sockets = sockets;
+    bench.mapper = bench.mapper.looking(Box::new(eyes.clone()));
+    bench.at(1);
+    bench.open(1, 1, carried(AT_FIRST));
+    bench.say(1, 1, Role::Client, Sent, 0, 100);
+    eyes.0.lock().unwrap().now = 2 * MS;
+    bench.at(2);
+    (bench, eyes)
+}
+
+fn new() -> Bench {
+    Bench::new(MapperConfig::default())
+}
+
+#[test]
+fn the_one_that_has_carried_as_much_is_the_sessions() {
+    let (mut bench, _) = asked(new(), Some(vec![(7, AT_FIRST)]));
+    // It may be gone already.
+    assert!(bench.checker.order.is_empty());
+    bench.at(3).update(1, 1, carried(LATER));
+    bench.at(4);
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Counters);
+    assert_eq!(flow.info.tuple, tuple(7));
+    assert_eq!(flow.delivered, 100);
+    assert_eq!(bench.mapper.stats().bound_by_counters, 1);
+    bench.say(1, 1, Role::Client, Sent, 100, 50);
+    bench.close(1, 1, CloseReason::Free);
+}
+
+#[test]
+fn of_two_alike_it_is_neither() {
+    let (mut bench, eyes) = asked(new(), Some(vec![(7, AT_FIRST), (8, AT_FIRST)]));
+    bench.at(3).update(1, 1, carried(LATER));
+    bench.at(400);
+    assert!(bench.checker.order.is_empty());
+    assert!(eyes.0.lock().unwrap().looks < 12);
+    bench.at(502);
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+}
+
+#[test]
+fn the_wire_is_believed_first() {
+    let (mut bench, _) = asked(Bench::capturing(), Some(vec![(7, AT_FIRST)]));
+    bench.at(3).update(1, 1, carried(LATER));
+    bench.at(4);
+    assert!(bench.checker.order.is_empty());
+    bench.wire(1, tuple(9));
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Wire);
+    assert_eq!(flow.info.tuple, tuple(9));
+    assert_eq!(bench.mapper.stats().counters_contradicted, 1);
+    // And what it doesn't show has been found all the same.
+    let (mut bench, _) = asked(Bench::capturing(), Some(vec![(7, AT_FIRST)]));
+    bench.at(3).update(1, 1, carried(LATER));
+    bench.at(600);
+    assert_eq!(bench.checker.only().info.tuple, tuple(7));
+    assert_eq!(bench.mapper.stats().counters_contradicted, 0);
+}
+
+#[test]
+fn nobody_waits_for_what_cannot_be_found() {
+    // Nobody may look.
+    let (bench, _) = asked(new(), None);
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+    // It is over, and was never seen to have a socket.
+    let (mut bench, _) = asked(new(), Some(Vec::new()));
+    bench.at(3).close(1, 1, CloseReason::Free);
+    bench.at(4);
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+    // It tells no counts.
+    let mut bench = new();
+    bench.mapper = bench.mapper.looking(Box::new(Eyes::default()));
+    bench.open(1, 1, done(1, Role::Client));
+    assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
+}
+
+/// Which has ended since can still be told by what it said last.
+#[test]
+fn a_process_that_is_gone_is_believed_to_the_end() {
+    let (mut bench, eyes) = asked(new(), Some(vec![(7, AT_FIRST)]));
+    eyes.0.lock().unwrap().sockets = None;
+    bench.at(20);
+    assert!(bench.checker.order.is_empty());
+    bench.update(1, 1, carried(LATER));
+    bench.close(1, 1, CloseReason::Free);
+    bench.at(21);
+    assert_eq!(bench.checker.only().info.tuple, tuple(7));
+}
