@@ -1,0 +1,253 @@
+//! Without the right to capture, sessions whose library has no socket are found by their byte counts: each has the
+//! addresses that its own socket had, or says that nobody knows them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mirror_tests::client::PYTHON;
+use mirror_tests::nginx::Nginx;
+use mirror_tests::place::{Place, content};
+use mirror_tests::process::{Process, run, without_root};
+use mirror_tests::reader::Capture;
+use mirror_tests::rules;
+use mirror_tests::sslcollector;
+use mirror_tests::streams::{Flow, flows};
+
+/// Everywhere, by its number.
+const NOBODY: u32 = 65_534;
+/// A machine that is busy with something else may look too late.
+const TRIES: usize = 8;
+
+/// What an ordinary user needs.
+struct User<'p> {
+    place: &'p Place,
+    binary: PathBuf,
+    library: PathBuf,
+}
+
+impl<'p> User<'p> {
+    fn new(place: &'p Place) -> Self {
+        let user = Self {
+            place,
+            binary: place.path("sslcollector"),
+            library: place.path("lib"),
+        };
+        let name = "libssl.so.3";
+        fs::create_dir(&user.library).expect("make a directory");
+        fs::copy(
+            sslcollector::library_dir().join(name),
+            user.library.join(name),
+        )
+        .expect("copy");
+        fs::copy(sslcollector::binary(), &user.binary).expect("copy");
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(place.directory(), mode).expect("let others in");
+        chown(place.path("out"), Some(NOBODY), Some(NOBODY)).expect("give it away");
+        user
+    }
+
+    /// Runs a program with the mirror; what that prints, and the flows.
+    fn mirrors(&self, name: &str, program: &[String]) -> (String, Vec<Flow>) {
+        let file = self.place.path("out").join(name);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg("--inh-caps=-all").arg(&self.binary);
+        command.args(["run", "-w"]).arg(&file);
+        command.arg("--library-dir").arg(&self.library).arg("--");
+        let output = run(command.args(program).current_dir("/"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        (text, read(&file))
+    }
+}
+
+fn read(file: &Path) -> Vec<Flow> {
+    let capture = Capture::read(file).expect("a capture");
+    rules::assert_good(&capture, "found by counts");
+    flows(&capture).expect("flows")
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// How its addresses were found: they were, or nobody knows them and they say so.
+fn is_found(flow: &Flow, port: u16) -> bool {
+    let bound = |word: &str| flow.comment.contains(&format!(" bound={word} "));
+    if bound("counters") {
+        let server = format!("127.0.0.1:{port}");
+        assert_eq!(flow.server.to_string(), server, "{}", flow.comment);
+        assert!(flow.client.ip().is_loopback(), "{}", flow.comment);
+        return true;
+    }
+    assert!(bound("placeholder"), "{}", flow.comment);
+    assert!(flow.client.ip().to_string().starts_with("192.0.2."));
+    false
+}
+
+/// One transfer takes its time, as over a network.
+#[test]
+fn an_ordinary_users_curl_has_its_own_addresses() {
+    if without_root("only root can become an ordinary user") {
+        return;
+    }
+    let place = Place::new(&[400_000]);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let user = User::new(&place);
+    let url = format!("https://127.0.0.1:{}/get/400000", nginx.port);
+    let ask = words(&[
+        "curl",
+        "-q",
+        "-sSk",
+        "--http1.1",
+        "--limit-rate",
+        "800k",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{local_port}",
+        &url,
+    ]);
+    let found = (0..TRIES).any(|number| {
+        let (port, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
+        let [flow] = &flows[..] else {
+            panic!("{flows:?}");
+        };
+        let response = flow.response.whole().expect("the whole response");
+        assert!(response.ends_with(&content(400_000)));
+        let found = is_found(flow, nginx.port);
+        assert!(!found || flow.client.port().to_string() == port, "{flow:?}");
+        found
+    });
+    assert!(found, "it was never found");
+    nginx.quit();
+}
+
+/// Fifty at once, to one server, with requests of equal length: whichever are found are what nginx has logged.
+#[test]
+fn none_of_fifty_connections_of_curl_has_anothers_addresses() {
+    const COUNT: usize = 50;
+    if without_root("only root can become an ordinary user") {
+        return;
+    }
+    let sizes: Vec<_> = (0..COUNT).map(|number| 100_000 + 9_973 * number).collect();
+    let place = Place::new(&sizes);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let user = User::new(&place);
+    let mut ask = words(&[
+        "curl",
+        "-q",
+        "-sSk",
+        "--http1.1",
+        "--parallel",
+        "--parallel-immediate",
+        "--parallel-max",
+        "50",
+    ]);
+    for size in &sizes {
+        let url = format!("https://127.0.0.1:{}/get/{size}", nginx.port);
+        ask.extend(words(&["-o", "/dev/null", &url]));
+    }
+    let mut seen = 0;
+    let most = (0..TRIES).map(|number| {
+        let (_, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
+        assert_eq!(flows.len(), COUNT);
+        let log = nginx.log();
+        let logged: HashMap<_, _> = log[seen..]
+            .iter()
+            .map(|entry| (entry.port, entry))
+            .collect();
+        seen = log.len();
+        let mut asked = Vec::new();
+        let mut found = 0;
+        for flow in &flows {
+            let request = flow.request.whole().expect("the whole request");
+            let request = String::from_utf8_lossy(request);
+            let url = request.split(' ').nth(1).expect("a URL").to_owned();
+            let size: usize = url
+                .rsplit('/')
+                .next()
+                .expect("a size")
+                .parse()
+                .expect("a size");
+            let response = flow.response.whole().expect("the whole response");
+            assert!(response.ends_with(&content(size)), "{url}");
+            if is_found(flow, nginx.port) {
+                found += 1;
+                let entry = logged
+                    .get(&flow.client.port())
+                    .expect("a port that nginx saw");
+                assert_eq!(entry.url, url, "{}", flow.comment);
+            }
+            asked.push(size);
+        }
+        asked.sort_unstable();
+        assert_eq!(asked, sizes);
+        found
+    });
+    let most = most.take(3).max().unwrap_or(0);
+    println!("{most} of {COUNT} were found");
+    nginx.quit();
+}
+
+/// Where each has stood still once with what it alone had got, all are found.
+#[test]
+fn connections_of_asyncio_that_get_different_amounts_are_all_found() {
+    if without_root("only root can become an ordinary user") {
+        return;
+    }
+    let place = Place::new(&[]);
+    let user = User::new(&place);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/counted.py");
+    let mut server = Command::new(PYTHON);
+    server.arg(&script).args(["server", "127.0.0.1"]);
+    server
+        .arg(place.path("cert.pem"))
+        .arg(place.path("key.pem"));
+    let mut server = Process::start(server.stdout(Stdio::piped()));
+    let mut line = String::new();
+    let stdout = server.stdout().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a port");
+    let port: u16 = line.trim().parse().expect("a port");
+    fs::copy(&script, place.path("counted.py")).expect("copy");
+    let script = place.path("counted.py").display().to_string();
+    let sizes: Vec<usize> = (1..=20).map(|number| 1_000 * number).collect();
+    let mut ask = words(&[PYTHON, &script, "client", "127.0.0.1", line.trim(), "4"]);
+    ask.extend(sizes.iter().map(usize::to_string));
+    let all = (0..TRIES).any(|number| {
+        let (text, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
+        assert_eq!(flows.len(), sizes.len());
+        let said = text
+            .lines()
+            .map(|line| line.split_once(' ').expect("a port and a size"));
+        let said: HashMap<u16, usize> = said
+            .map(|(port, size)| (port.parse().expect("a port"), size.parse().expect("a size")))
+            .collect();
+        let found = flows.iter().filter(|flow| {
+            let request =
+                String::from_utf8_lossy(flow.request.whole().expect("whole")).into_owned();
+            let size: usize = request[..6].parse().expect("a size");
+            assert_eq!(request, format!("{size:06}\n").repeat(4));
+            let answer = format!("{size:06},").repeat(size / 7 + 1);
+            let answers = answer[..size].repeat(4);
+            assert_eq!(flow.response.whole(), Some(answers.as_bytes()));
+            let found = is_found(flow, port);
+            assert!(
+                !found || said.get(&flow.client.port()) == Some(&size),
+                "{said:?}: {flow:?}"
+            );
+            found
+        });
+        found.count() == sizes.len()
+    });
+    assert!(all, "they were never all found");
+    server.signal(rustix::process::Signal::TERM);
+    server.wait();
+}
