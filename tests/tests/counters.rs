@@ -156,7 +156,7 @@ fn none_of_fifty_connections_of_curl_has_anothers_addresses() {
         ask.extend(words(&["-o", "/dev/null", &url]));
     }
     let mut seen = 0;
-    let most = (0..TRIES).map(|number| {
+    let mut most = (0..TRIES).map(|number| {
         let (_, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
         assert_eq!(flows.len(), COUNT);
         let log = nginx.log();
@@ -192,8 +192,9 @@ fn none_of_fifty_connections_of_curl_has_anothers_addresses() {
         assert_eq!(asked, sizes);
         found
     });
-    let most = most.take(3).max().unwrap_or(0);
-    println!("{most} of {COUNT} were found");
+    // Those that end last have nothing more to tell them apart by.
+    let most = most.find(|found| *found >= COUNT / 2);
+    assert!(most.is_some(), "half of them were never found");
     nginx.quit();
 }
 
