@@ -69,7 +69,7 @@ impl Service {
     /// # Panics
     /// If it doesn't come up.
     pub fn start<'a>(&self, place: &'a Place, how: How) -> Mirrored<'a> {
-        match how {
+        let mirrored = match how {
             How::Run(ring) => self.start_with(place, &["--ring-size", ring]),
             How::Serve => {
                 let agent = Agent::start(place, &place.path("capture.pcapng"), &[]);
@@ -77,7 +77,11 @@ impl Service {
                 agent.prepare(&mut main);
                 self.start_below(place, main, Some(agent.process))
             }
-        }
+        };
+        // Whoever shakes hands while another thread asks for the agent isn't mirrored: here somebody who says nothing has it ask.
+        let asked = std::net::TcpStream::connect(("127.0.0.1", self.port));
+        asked.expect("a service that listens");
+        mirrored
     }
 
     /// Starts it below `sslcollector run` with these options besides its capture, and waits until it listens.
