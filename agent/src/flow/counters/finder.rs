@@ -136,7 +136,7 @@ impl Finder {
             if !seeks || watched.due > now || self.rests_until > now {
                 continue;
             }
-            watched.expected = false;
+            let first = std::mem::take(&mut watched.expected);
             let Some(look) = self.looker.look(&watched.info) else {
                 // What it said before it ended may still come.
                 watched.gone = watched.seen;
@@ -150,7 +150,10 @@ impl Finder {
             };
             let spent_ns = look.ended.0.saturating_sub(look.began.0);
             now = now.max(look.ended);
-            self.rests_until = MonotonicTime(now.0.saturating_add(SHARE * spent_ns));
+            // The first one, once a process, lists all sockets of the machine; the next must not wait for that.
+            if !first {
+                self.rests_until = MonotonicTime(now.0.saturating_add(SHARE * spent_ns));
+            }
             watched.due = MonotonicTime(now.0.saturating_add(watched.pause_ns));
             watched.pause_ns = (2 * watched.pause_ns).min(LONGEST_NS);
             // It may have come by a fork from a process that has a session for it.
