@@ -4,6 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What is said, and shown in another way than it was.
+#[path = "../../fuzz/fuzz_targets/retold.rs"]
+pub(crate) mod retold;
+
 /// Mutations of each input.
 const ROUNDS: usize = 2000;
 

@@ -106,8 +106,8 @@ fn assert_told(flow: &Flow, words: &str, seen: &HashMap<u16, String>) {
     assert_eq!(word(flow, "ja4"), ja4, "{comment}");
     let resumed = words.contains("resumed").then_some("yes");
     assert_eq!(word(flow, "resumed"), resumed, "{comment}");
-    let early = ["accepted", "rejected"].into_iter();
-    let early = early.filter(|early| words.contains(early)).next_back();
+    let mut early = ["accepted", "rejected"].into_iter();
+    let early = early.rfind(|early| words.contains(early));
     assert_eq!(word(flow, "early"), early, "{comment}");
 }
 

@@ -1,10 +1,7 @@
 //! The fuzz targets of what proxies say.
 
-use crate::corpus::{run, steps};
+use crate::corpus::{retold, run, steps};
 use crate::tunnel::batch::tests::info;
-
-#[path = "../../../fuzz/fuzz_targets/retold.rs"]
-mod retold;
 
 #[test]
 fn requests() {

@@ -1,11 +1,8 @@
 //! The fuzz target of sessions of HTTP/2.
 
 use super::tests::{PREFACE, data, frame, get, headers, ok, reset};
-use crate::corpus::{run, steps};
+use crate::corpus::{retold, run, steps};
 use crate::tunnel::batch::tests::info;
-
-#[path = "../../../fuzz/fuzz_targets/retold.rs"]
-mod retold;
 
 #[test]
 fn sessions() {

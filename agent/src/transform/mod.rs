@@ -14,7 +14,8 @@
 //!   nothing waits for anything else, and all comes in the order in which it was said.
 //! - Text is never kept: content goes out as it comes, in chunks where nobody said its length. Header blocks are kept until they
 //!   are whole.
-//! - A message is told as [`message`] says. Flow control, priorities and padding have no counterpart and aren't told.
+//! - Fields keep their order, and get the capitals that programs write in HTTP/1.1. Nothing of them can make another boundary
+//!   than ours. Flow control, priorities and padding have no counterpart and aren't told.
 //! - A stream that is given up ends its lane by a reset. A hole within content is a hole in the lane.
 //! - What isn't understood, isn't allowed or is too much ([`Stop`]) ends the telling: lanes with something under way are reset, the
 //!   idle ones closed, and the session goes on as the frames that it is, in a flow of its own, from the first that wasn't told (in
