@@ -213,6 +213,13 @@ fn flows_whose_addresses_the_library_doesnt_know() {
     ];
     for (filters, expected, unknown) in cases {
         let (found, said) = mirrored(&place, filters, &program);
+        // Byte counts may have told it all the same.
+        let counted = said.contains("bound=counters");
+        assert!(!counted || filters.contains(&"none"), "{said}");
+        let (expected, unknown) = match counted {
+            true => (&["first"][..], false),
+            false => (expected, unknown),
+        };
         assert_eq!(found, expected, "{filters:?}: {said}");
         assert_eq!(said.contains(advice), unknown, "{filters:?}: {said}");
         let bytes = fs::read(place.path("capture.pcapng")).expect("the capture");
