@@ -143,6 +143,10 @@ impl Counts {
                 "not mirrored, with {} of clear text: the ring was full from beginning to end",
                 counted(intake.untold_bytes, "byte"),
             )),
+            said(intake.missed, "session", format_args!(
+                "not mirrored, with {} of clear text: they had said all before their process had found its agent",
+                counted(intake.missed_bytes, "byte"),
+            )),
             said(intake.closes_lost, "session", "ended unheard: the ring was full"),
             said(intake.quarantined, "process", "broke the rules of the ring and was cut off"),
             said(intake.skipped_records, "record", "in the middle of which its process was killed"),

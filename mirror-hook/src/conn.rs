@@ -295,13 +295,25 @@ impl Conn {
                 // It ended before that could be found out for good.
                 self.count_excluded(ring, true);
             }
-        } else if let Some(ring) = process::ring().filter(|_| self.has(OPEN_DEFERRED)) {
-            ring.count(control::OPENS_LOST, 1);
-            ring.count(control::UNTOLD_BYTES, self.sent.wrapping_add(self.received));
+        } else if let Some(ring) = process::ring() {
+            self.count_untold(ring);
         }
         match reason {
             CloseReason::Abort => self.flags |= ABORTED,
             _ => *self = Self::new(),
+        }
+    }
+
+    /// It ends, and no record has told of it: there was no room, or the ring came when it had said its last. (Another thread
+    /// attached meanwhile, or the agent is younger than it.)
+    fn count_untold(&self, ring: &Ring) {
+        let bytes = self.sent.wrapping_add(self.received);
+        if self.has(OPEN_DEFERRED) {
+            ring.count(control::OPENS_LOST, 1);
+            ring.count(control::UNTOLD_BYTES, bytes);
+        } else if self.connection == 0 && bytes != 0 && !ring.producer.detached() {
+            ring.count(control::MISSED, 1);
+            ring.count(control::MISSED_BYTES, bytes);
         }
     }
 

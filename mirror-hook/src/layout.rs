@@ -59,6 +59,9 @@
 //!   312     u64   producers  untold_bytes         clear text bytes of these sessions, both directions
 //!   320     u64   producers  excluded             sessions that the policy excludes
 //!   328     u64   producers  excluded_unknown     of these, for want of a fact that the policy asks for
+//!   336     u64   producers  missed               sessions that said something before there was this ring, and nothing
+//!                                                 behind that: no record tells
+//!   344     u64   producers  missed_bytes         clear text bytes of these sessions, both directions
 //! ```
 //!
 //! # Policy
@@ -174,6 +177,8 @@ pub mod control {
     pub const UNTOLD_BYTES: usize = 312;
     pub const EXCLUDED: usize = 320;
     pub const EXCLUDED_UNKNOWN: usize = 328;
+    pub const MISSED: usize = 336;
+    pub const MISSED_BYTES: usize = 344;
 }
 
 /// The agent hasn't answered yet: positions below [`BOOTSTRAP_BYTES`] may be used.

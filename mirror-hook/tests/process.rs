@@ -144,6 +144,7 @@ fn application() {
         "fork" => fork(),
         "reattach" => reattach(),
         "alone" => alone(),
+        "before" => before(),
         "early" => early(),
         "file_size_limit" => file_size_limit(),
         other => panic!("no scenario {other}"),
@@ -520,6 +521,47 @@ fn after_the_agent_has_left_a_later_handshake_finds_the_next() {
     assert_eq!(records[0].open().offsets, (30, 0));
     assert_eq!(records[0].open().parent, None);
     assert_eq!(ranges(&records, Direction::Sent), [(30, 60)]);
+    application.end();
+}
+
+fn before() {
+    let mut silent = Connection::new();
+    harmless(|| silent.send(30));
+    let mut talks_on = Connection::new();
+    harmless(|| talks_on.send(7));
+    // Has said nothing: nothing of it is missing.
+    let mute = Connection::new();
+    mirror_hook_handshake();
+    pause("attached");
+    harmless(|| talks_on.receive(5));
+    for connection in [silent, talks_on, mute] {
+        harmless(|| connection.close());
+    }
+    reach("closed");
+}
+
+/// What had said all before the process had a ring is counted there; what goes on is announced, with what it said before.
+#[test]
+fn sessions_that_were_over_before_the_ring_came_are_counted() {
+    let agent = Agent::listen();
+    let mut application = agent.start("before");
+    application.reached("attached");
+    let mut ring = agent.accept(1 << 20);
+    ring.consumer.grant();
+    application.go();
+    application.reached("closed");
+    let records = ring.all();
+    let opened: Vec<_> = records
+        .iter()
+        .filter(|record| record.kind == kind::OPEN)
+        .collect();
+    let [talks_on] = opened[..] else {
+        panic!("{} announced", opened.len());
+    };
+    assert_eq!(talks_on.open().announcement, Announcement::Midstream);
+    assert_eq!(talks_on.open().offsets, (7, 0));
+    let counters = ring.consumer.counters();
+    assert_eq!((counters.missed, counters.missed_bytes), (1, 30));
     application.end();
 }
 

@@ -61,6 +61,10 @@ pub struct IntakeStats {
     pub opens_lost: u64,
     /// Clear text bytes of these.
     pub untold_bytes: u64,
+    /// Sessions that said something before their process had a ring, and nothing behind that, by the hooks' own count.
+    pub missed: u64,
+    /// Clear text bytes of these.
+    pub missed_bytes: u64,
     /// Sessions that the filters exclude, by the hooks' own count.
     pub excluded: u64,
     /// … of these, for want of a fact that a rule asks for.
@@ -91,6 +95,8 @@ impl IntakeStats {
             (&mut self.closes_lost, counters.closes_lost),
             (&mut self.opens_lost, counters.opens_lost),
             (&mut self.untold_bytes, counters.untold_bytes),
+            (&mut self.missed, counters.missed),
+            (&mut self.missed_bytes, counters.missed_bytes),
             (&mut self.excluded, counters.excluded),
             (&mut self.excluded_unknown, counters.excluded_unknown),
         ];

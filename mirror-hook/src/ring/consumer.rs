@@ -242,6 +242,8 @@ impl<M: Memory> Consumer<M> {
             untold_bytes: word(control::UNTOLD_BYTES),
             excluded: word(control::EXCLUDED),
             excluded_unknown: word(control::EXCLUDED_UNKNOWN),
+            missed: word(control::MISSED),
+            missed_bytes: word(control::MISSED_BYTES),
         }
     }
 

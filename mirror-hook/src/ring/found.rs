@@ -156,4 +156,8 @@ pub struct Counters {
     pub excluded: u64,
     /// … of these, for want of a fact that the policy asks for.
     pub excluded_unknown: u64,
+    /// Sessions that said something before there was this ring, and nothing behind that.
+    pub missed: u64,
+    /// Clear text bytes of these.
+    pub missed_bytes: u64,
 }
