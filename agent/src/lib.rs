@@ -25,6 +25,7 @@ pub mod keep;
 pub mod midstream;
 pub mod output;
 pub mod real;
+mod retold;
 pub mod transform;
 pub mod tunnel;
 pub mod wire;

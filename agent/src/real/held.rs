@@ -1,11 +1,10 @@
 //! Text that waits for what follows it.
 
 use crate::event::WallTime;
+use crate::retold::MAX_PIECE_BYTES;
 
 /// Pieces whose times are kept apart; further ones are one with the last.
 const MAX_PIECES: usize = 256;
-/// A flow event has at most so many bytes.
-const MAX_PIECE_BYTES: usize = 16_384;
 
 /// A client's text with the times of its pieces.
 #[derive(Debug, Default)]

@@ -1,13 +1,12 @@
 //! The forged flows of one session, one for each client.
 
-use sha2::{Digest, Sha256};
-
 use super::stats::RealStats;
 use crate::endpoints::Endpoints;
 use crate::event::{
-    FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, RealClient, RealClientWay, ResetCause, Side,
-    ToldAddress, Tuple, WallTime,
+    FlowChange, FlowInfo, FlowSink, RealClient, RealClientWay, ResetCause, Side, ToldAddress,
+    Tuple, WallTime,
 };
+use crate::retold::{RetoldFlow, further_id};
 
 /// Most flows of one session's clients at a time.
 const MAX_LANES: usize = 64;
@@ -39,10 +38,8 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 struct Lane {
     client: Client,
-    flow: u64,
+    flow: RetoldFlow,
     tuple: Tuple,
-    said: [u64; 2],
-    last: WallTime,
     /// Requests without a whole answer.
     unanswered: u32,
 }
@@ -81,7 +78,7 @@ impl Lanes {
         } else {
             let lanes = self.lanes.iter().enumerate();
             let idle = lanes.filter(|(_, lane)| lane.unanswered == 0);
-            idle.min_by_key(|(_, lane)| lane.last)?.0
+            idle.min_by_key(|(_, lane)| lane.flow.last())?.0
         };
         match context.endpoints.derive(self.info.tuple, told) {
             Some(tuple) => Some(self.begin(slot, (client, tuple), at, header_bytes, context)),
@@ -127,7 +124,7 @@ impl Lanes {
             let sides = [Side::Client, Side::Server].into_iter();
             sides
                 .filter(|side| !finished[*side as usize])
-                .for_each(|from| old.emit(at, FlowChange::Finish { from }, context.sink));
+                .for_each(|from| old.flow.emit(at, FlowChange::Finish { from }, context.sink));
             context.endpoints.give_back(old.tuple);
         }
         let mut info = (*self.info).clone();
@@ -140,7 +137,7 @@ impl Lanes {
         let flow = match self.begun {
             0 => self.flow,
             number => {
-                info.id = later_id(info.id, number);
+                info.id = further_id("client", info.id, number);
                 *context.next_flow += 1;
                 *context.next_flow
             }
@@ -149,16 +146,15 @@ impl Lanes {
         context.stats.begun(client.map(|(_, way)| way));
         let mut lane = Lane {
             client,
-            flow,
+            flow: RetoldFlow::new(flow, at),
             tuple,
-            said: [0; 2],
-            last: at,
             unanswered: 0,
         };
-        lane.emit(at, FlowChange::Begin(&info), context.sink);
+        lane.flow.emit(at, FlowChange::Begin(&info), context.sink);
         if finished[Side::Server as usize] {
             let from = Side::Server;
-            lane.emit(at, FlowChange::Finish { from }, context.sink);
+            lane.flow
+                .emit(at, FlowChange::Finish { from }, context.sink);
         }
         match self.lanes.get_mut(slot) {
             Some(old) => *old = lane,
@@ -176,17 +172,8 @@ impl Lanes {
         bytes: &[u8],
         sink: &mut dyn FlowSink,
     ) {
-        if let Some(lane) = self.lanes.get_mut(lane.0)
-            && !bytes.is_empty()
-        {
-            let offset = lane.said[from as usize];
-            lane.said[from as usize] += bytes.len() as u64;
-            let change = FlowChange::Data {
-                from,
-                offset,
-                bytes,
-            };
-            lane.emit(at, change, sink);
+        if let Some(lane) = self.lanes.get_mut(lane.0) {
+            lane.flow.data(at, from, bytes, sink);
         }
     }
 
@@ -200,14 +187,7 @@ impl Lanes {
         sink: &mut dyn FlowSink,
     ) {
         if let Some(lane) = self.lanes.get_mut(lane.0) {
-            let offset = lane.said[from as usize];
-            lane.said[from as usize] = offset.saturating_add(bytes);
-            let change = FlowChange::Hole {
-                from,
-                offset,
-                bytes,
-            };
-            lane.emit(at, change, sink);
+            lane.flow.hole(at, from, bytes, sink);
         }
     }
 
@@ -234,7 +214,7 @@ impl Lanes {
     pub(super) fn finish(&mut self, at: WallTime, from: Side, sink: &mut dyn FlowSink) {
         self.finished[from as usize] = true;
         let lanes = self.lanes.iter_mut();
-        lanes.for_each(|lane| lane.emit(at, FlowChange::Finish { from }, sink));
+        lanes.for_each(|lane| lane.flow.emit(at, FlowChange::Finish { from }, sink));
     }
 
     /// The session ends abruptly.
@@ -247,7 +227,7 @@ impl Lanes {
     ) {
         self.finished = [true; 2];
         let lanes = self.lanes.iter_mut();
-        lanes.for_each(|lane| lane.emit(at, FlowChange::Reset { by, cause }, sink));
+        lanes.for_each(|lane| lane.flow.emit(at, FlowChange::Reset { by, cause }, sink));
     }
 
     /// Neither side says more.
@@ -260,28 +240,4 @@ impl Lanes {
         let lanes = self.lanes.drain(..);
         lanes.for_each(|lane| endpoints.give_back(lane.tuple));
     }
-}
-
-impl Lane {
-    /// What waited comes out later than what didn't: time never goes back within a flow.
-    fn emit(&mut self, at: WallTime, change: FlowChange<'_>, sink: &mut dyn FlowSink) {
-        self.last = self.last.max(at);
-        sink.flow_event(FlowEvent {
-            flow: self.flow,
-            at: self.last,
-            change,
-        });
-    }
-}
-
-/// The id of a session's further flow.
-fn later_id(id: FlowId, number: u64) -> FlowId {
-    let hash = Sha256::new()
-        .chain_update(b"tls-mirror client\0")
-        .chain_update(id.0)
-        .chain_update(number.to_be_bytes());
-    let hash: [u8; 32] = hash.finalize().into();
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash[..16]);
-    FlowId(id)
 }

@@ -1,9 +1,10 @@
 //! A request and its answer: one stream.
 
-use super::lanes::{Context, LaneNumber, Lanes, MAX_PIECE_BYTES};
+use super::lanes::{Context, LaneNumber, Lanes};
 use super::message::{Asked, Framing};
 use super::stats::Stop;
 use crate::event::{Side, WallTime};
+use crate::retold::MAX_PIECE_BYTES;
 
 /// Content that goes into one piece with the chunk's head and end around it.
 const MAX_CHUNK_BYTES: usize = MAX_PIECE_BYTES - 16;

@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
-
 use super::part::{Http1Part, PartKind};
 use super::stats::{Stop, TransformStats};
 use crate::endpoints::Endpoints;
 use crate::event::{
-    FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, ToldAddress, Tuple,
-    WallTime,
+    FlowChange, FlowId, FlowInfo, FlowSink, ResetCause, Side, ToldAddress, Tuple, WallTime,
 };
+use crate::retold::{RetoldFlow, further_id};
 
 /// Ports from which lanes take theirs: above those of services, below those that systems give to clients (Linux 32,768 to 60,999).
 const PORTS: std::ops::Range<u16> = 20_000..32_768;
@@ -40,10 +38,8 @@ pub(super) struct Lanes {
 
 #[derive(Debug)]
 struct Lane {
-    flow: u64,
+    flow: RetoldFlow,
     tuple: Tuple,
-    said: [u64; 2],
-    last: WallTime,
     use_: Use,
     finished: [bool; 2],
 }
@@ -87,7 +83,7 @@ impl Lanes {
             session: info.id,
             kind: PartKind::Lane(1),
         });
-        own.emit(at, FlowChange::Begin(&info), context.sink);
+        own.flow.emit(at, FlowChange::Begin(&info), context.sink);
         lanes.lanes.push(own);
         lanes
     }
@@ -128,7 +124,7 @@ impl Lanes {
         context: &mut Context<'_>,
     ) -> Option<LaneNumber> {
         let own = self.lanes.iter().position(|lane| {
-            lane.flow == self.flow && lane.said == [0; 2] && lane.use_ == Use::Idle
+            lane.flow.number() == self.flow && lane.flow.is_silent() && lane.use_ == Use::Idle
         });
         for (place, lane) in self.lanes.iter_mut().enumerate() {
             if Some(place) != own {
@@ -149,12 +145,12 @@ impl Lanes {
     fn take(&mut self, place: usize) -> LaneNumber {
         let lane = &mut self.lanes[place];
         lane.use_ = Use::Busy;
-        LaneNumber(place, lane.flow)
+        LaneNumber(place, lane.flow.number())
     }
 
     fn live(&mut self, number: LaneNumber) -> Option<&mut Lane> {
         let lane = self.lanes.get_mut(number.0);
-        lane.filter(|lane| lane.flow == number.1 && lane.use_ != Use::Over)
+        lane.filter(|lane| lane.flow.number() == number.1 && lane.use_ != Use::Over)
     }
 
     fn add(
@@ -164,7 +160,7 @@ impl Lanes {
         context: &mut Context<'_>,
     ) -> Result<LaneNumber, Stop> {
         let number = self.begun + 1;
-        let id = lane_id(self.info.id, number);
+        let id = further_id("lane", self.info.id, number);
         let start = u64::from_be_bytes([0, 0, 0, 0, id.0[0], id.0[1], id.0[2], id.0[3]]);
         let span = u64::from(PORTS.end - PORTS.start);
         let offset = u16::try_from(start % span).unwrap_or(0);
@@ -186,7 +182,7 @@ impl Lanes {
             session: self.info.id,
             kind: kind(number),
         });
-        lane.emit(at, FlowChange::Begin(&info), context.sink);
+        lane.flow.emit(at, FlowChange::Begin(&info), context.sink);
         for from in [Side::Client, Side::Server] {
             if self.finished[from as usize] {
                 lane.finish(at, from, context);
@@ -210,18 +206,8 @@ impl Lanes {
         bytes: &[u8],
         sink: &mut dyn FlowSink,
     ) {
-        let Some(lane) = self.live(lane) else {
-            return;
-        };
-        for bytes in bytes.chunks(MAX_PIECE_BYTES) {
-            let offset = lane.said[from as usize];
-            lane.said[from as usize] += bytes.len() as u64;
-            let change = FlowChange::Data {
-                from,
-                offset,
-                bytes,
-            };
-            lane.emit(at, change, sink);
+        if let Some(lane) = self.live(lane) {
+            lane.flow.data(at, from, bytes, sink);
         }
     }
 
@@ -234,17 +220,9 @@ impl Lanes {
         bytes: u64,
         sink: &mut dyn FlowSink,
     ) {
-        let Some(lane) = self.live(lane) else {
-            return;
-        };
-        let offset = lane.said[from as usize];
-        lane.said[from as usize] = offset.saturating_add(bytes);
-        let change = FlowChange::Hole {
-            from,
-            offset,
-            bytes,
-        };
-        lane.emit(at, change, sink);
+        if let Some(lane) = self.live(lane) {
+            lane.flow.hole(at, from, bytes, sink);
+        }
     }
 
     /// The exchange of a lane is over: another may take it.
@@ -335,16 +313,11 @@ impl Lanes {
     }
 }
 
-/// A flow event has at most so many bytes.
-pub(super) const MAX_PIECE_BYTES: usize = 16_384;
-
 impl Lane {
     fn new(flow: u64, at: WallTime, tuple: Tuple) -> Self {
         Self {
-            flow,
+            flow: RetoldFlow::new(flow, at),
             tuple,
-            said: [0; 2],
-            last: at,
             use_: Use::Busy,
             finished: [false; 2],
         }
@@ -352,7 +325,8 @@ impl Lane {
 
     fn finish(&mut self, at: WallTime, from: Side, context: &mut Context<'_>) {
         if !std::mem::replace(&mut self.finished[from as usize], true) {
-            self.emit(at, FlowChange::Finish { from }, context.sink);
+            self.flow
+                .emit(at, FlowChange::Finish { from }, context.sink);
         }
         if self.finished == [true; 2] {
             self.end(context);
@@ -373,7 +347,8 @@ impl Lane {
     }
 
     fn reset(&mut self, at: WallTime, by: Side, cause: ResetCause, context: &mut Context<'_>) {
-        self.emit(at, FlowChange::Reset { by, cause }, context.sink);
+        self.flow
+            .emit(at, FlowChange::Reset { by, cause }, context.sink);
         self.end(context);
     }
 
@@ -385,26 +360,4 @@ impl Lane {
             context.endpoints.give_back(self.tuple);
         }
     }
-
-    /// Sessions' times may differ by a little where several processes tell of one: within a flow it never goes back.
-    fn emit(&mut self, at: WallTime, change: FlowChange<'_>, sink: &mut dyn FlowSink) {
-        self.last = self.last.max(at);
-        sink.flow_event(FlowEvent {
-            flow: self.flow,
-            at: self.last,
-            change,
-        });
-    }
-}
-
-/// The id of a session's further flow.
-fn lane_id(id: FlowId, number: u64) -> FlowId {
-    let hash = Sha256::new()
-        .chain_update(b"tls-mirror lane\0")
-        .chain_update(id.0)
-        .chain_update(number.to_be_bytes());
-    let hash: [u8; 32] = hash.finalize().into();
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash[..16]);
-    FlowId(id)
 }
