@@ -100,8 +100,8 @@ impl<S: FlowSink> Session<S> {
         self.said = [0; 2];
         let mut info = flow_info();
         info.alpn = Some("h2".into());
-        let port = u16::try_from(self.flow % 10_000).unwrap_or(0);
-        info.tuple.client.set_port(40_000 + port);
+        let client = u8::try_from(self.flow % 250).unwrap_or(0);
+        info.tuple.client.set_ip([192, 0, 2, client].into());
         self.event(FlowChange::Begin(&info));
         let settings = frame(4, 0, 0, b"");
         self.say(Side::Client, &[PREFACE, &settings].concat());
