@@ -307,6 +307,7 @@ fn without_privilege() {
     command.args(["--", "sh", "-c", &script]);
     command.current_dir("/").stdout(Stdio::piped());
     let output = run(&mut command);
+    let port = nginx.port;
     nginx.quit();
     let said = said(&output);
     assert!(output.status.success(), "{said}");
@@ -318,6 +319,12 @@ fn without_privilege() {
     let flow = &flows[0];
     let truth = transfer.truth(&place);
     assert_eq!(flow.response.difference(&truth.response), None);
+    // By its byte counts, where sslcollector looked in time; else nobody knows.
+    if flow.comment.contains("bound=counters") {
+        let server = std::net::SocketAddr::from((LOCAL, port));
+        assert_eq!(flow.server, server, "{}", flow.comment);
+        return;
+    }
     assert!(
         flow.comment.contains("bound=placeholder"),
         "{}",
