@@ -29,7 +29,19 @@ pub fn apache(place: &Place, model: Model) -> Service {
     apache_at(place, model, &["127.0.0.1"])
 }
 
-/// The same, which listens at these addresses.
+/// With threads, and HTTP/2 for those who ask for it; as [`apache`].
+///
+/// # Panics
+/// As above.
+pub fn apache_http2(place: &Place) -> Service {
+    let service = apache(place, Model::Event);
+    let text = place.text("apache.conf")
+        + &format!("LoadModule http2_module {MODULES}/mod_http2.so\nProtocols h2 http/1.1\n");
+    std::fs::write(place.path("apache.conf"), text).expect("apache.conf");
+    service
+}
+
+/// [`apache`] that listens at these addresses.
 ///
 /// # Panics
 /// As above.

@@ -1,9 +1,12 @@
-//! HTTP/2 shown as HTTP/1.1: what curl, nghttp and h2load exchange with nginx, hyper and tonic, as Suricata and tshark see it.
+//! HTTP/2 shown as HTTP/1.1: what curl, h2load and tonic exchange with nginx, Apache, hyper and tonic, as Suricata and tshark see it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use mirror_tests::apache::apache_http2;
 use mirror_tests::curl::dechunk;
 use mirror_tests::examples::{
     assert_all_succeeded, client, end, judge, script, server, sha256, start,
@@ -13,10 +16,12 @@ use mirror_tests::judges::{
 };
 use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::{HOST, Place, content};
-use mirror_tests::process::run;
+use mirror_tests::process::{Process, run, until};
+use mirror_tests::service::Agent;
 use mirror_tests::sessions;
 use mirror_tests::sslcollector::run_to;
 use mirror_tests::streams::Flow;
+use rustix::process::Signal;
 
 const RING: &str = "64M";
 const SIZES: [usize; 6] = [0, 1, 16_384, 16_385, 90_000, 1 << 20];
@@ -350,4 +355,43 @@ fn content_without_a_length() {
     let content = dechunk(&response[head..]).expect("chunks");
     assert!(content == fs::read(&file).expect("what curl got"));
     assert_eq!(hash_count(&verdict, Path::new(&file), false), 1);
+}
+
+/// Apache, whose library has no socket, below an agent that serves.
+#[test]
+fn curl_and_apache() {
+    const COUNT: usize = 20;
+    let place = Place::new(&[1_000]);
+    let service = apache_http2(&place);
+    let agent = Agent::start(&place, &place.path("capture.pcapng"), &["--http1"]);
+    let mut apache = Command::new("env");
+    agent.prepare(&mut apache);
+    let said = File::create(place.path("apache.said")).expect("a file");
+    apache.args(&service.words).stderr(said);
+    // Apache signals its whole process group at its end.
+    let mut apache = Process::start(apache.process_group(0));
+    until("Apache listens", || {
+        assert!(!apache.ended(), "{}", place.text("apache.said"));
+        TcpStream::connect(("127.0.0.1", service.port)).ok()
+    });
+    let mut words = curl(&place, service.port);
+    words.extend(["--parallel", "--parallel-max", "10"].map(str::to_owned));
+    for number in 0..COUNT {
+        let out = place.path(&format!("out/{number}")).display().to_string();
+        let url = format!("https://{HOST}:{}/get/1000", service.port);
+        words.extend([url, "-o".to_owned(), out]);
+    }
+    let output = run(Command::new(&words[0]).args(&words[1..]));
+    assert!(output.status.success(), "{output:?}");
+    apache.signal(Signal::TERM);
+    apache.wait();
+    let said = agent.end_well();
+    for number in 0..COUNT {
+        assert!(place.read(&format!("out/{number}")) == content(1_000));
+    }
+    let (flows, verdict) = judge(&place);
+    assert_lanes(&flows, 1);
+    let expected = vec![event("GET", "/get/1000", 200, 1_000); COUNT];
+    assert_eq!(events(&verdict), expected, "{said}");
+    assert_eq!(hash_count(&verdict, &place.path("www/1000"), false), COUNT);
 }

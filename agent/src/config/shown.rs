@@ -93,4 +93,21 @@ mod tests {
         }
         assert!(policy(&format!("-t sensor -w x --real-client xff {trusted}")).is_ok());
     }
+
+    #[test]
+    fn http1_is_for_who_makes_the_packets() {
+        let http1 = |words: &str| {
+            let words = format!("sslcollector --socket x {words}");
+            match resolve(Cli::try_parse_from(words.split_ascii_whitespace())?)? {
+                Task::Mirror(settings) => Ok(settings.http1),
+                Task::Collect(settings) => Ok(settings.http1),
+                other => bail!("{other:?}"),
+            }
+        };
+        assert!(!http1("-w x").unwrap());
+        assert!(http1("-w x --http1").unwrap());
+        assert!(http1("-t sensor -w x --http1").unwrap());
+        let error = http1("-t sensor --http1").unwrap_err().to_string();
+        assert!(error.contains("-C --http1"), "{error}");
+    }
 }
