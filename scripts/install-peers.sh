@@ -58,6 +58,7 @@ needs() {
 		stunnel4 stunnel4
 		wrk wrk
 		h2load nghttp2-client
+		nghttpd nghttp2-server
 		nats-server nats-server
 		ab apache2-utils
 		valgrind valgrind

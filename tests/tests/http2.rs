@@ -1,4 +1,5 @@
-//! HTTP/2 shown as HTTP/1.1: what curl, h2load and tonic exchange with nginx, Apache, hyper and tonic, as Suricata and tshark see it.
+//! HTTP/2 shown as HTTP/1.1: what curl, nghttp, h2load and tonic exchange with nginx, Apache, nghttpd,
+//! hyper and tonic, as Suricata and tshark see it.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -15,8 +16,8 @@ use mirror_tests::judges::{
     FileInfo, HttpEvent, Profile, Suricata, Verdict, exported_objects, follow,
 };
 use mirror_tests::nginx::{Nginx, Options};
-use mirror_tests::place::{HOST, Place, content};
-use mirror_tests::process::{Process, run, until};
+use mirror_tests::place::{HOST, Place, content, free_port};
+use mirror_tests::process::{Process, find, run, until};
 use mirror_tests::service::Agent;
 use mirror_tests::sessions;
 use mirror_tests::sslcollector::run_to;
@@ -394,4 +395,39 @@ fn curl_and_apache() {
     let expected = vec![event("GET", "/get/1000", 200, 1_000); COUNT];
     assert_eq!(events(&verdict), expected, "{said}");
     assert_eq!(hash_count(&verdict, &place.path("www/1000"), false), COUNT);
+}
+
+/// What nghttpd pushes has a flow of its own, and is marked.
+#[test]
+fn what_nghttpd_pushes() {
+    let place = Place::new(&[1, 20_000]);
+    let port = free_port();
+    let nghttpd = find("nghttpd").expect("nghttpd isn't installed (scripts/install-peers.sh test)");
+    let mut server = Command::new(nghttpd);
+    server.args(["--address=127.0.0.1", "--push=/1=/20000", "-d"]);
+    server.arg(place.path("www")).arg(port.to_string());
+    server
+        .arg(place.path("key.pem"))
+        .arg(place.path("cert.pem"));
+    let mut server = Process::start(&mut server);
+    until("nghttpd listens", || {
+        assert!(!server.ended());
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    let url = format!("https://127.0.0.1:{port}/1");
+    let output = run(mirror(&place).args(["nghttp", "-n", "-y", &url]));
+    server.signal(Signal::TERM);
+    server.wait();
+    assert!(output.status.success(), "{output:?}");
+    let (flows, verdict) = judge(&place);
+    let expected = [
+        event("GET", "/1", 200, 1),
+        event("GET", "/20000", 200, 20_000),
+    ];
+    assert_eq!(events(&verdict), expected);
+    assert_eq!(hash_count(&verdict, &place.path("www/20000"), false), 1);
+    let mut parts: Vec<_> = flows.iter().map(|flow| word(flow, "http1")).collect();
+    parts.sort_unstable();
+    assert_eq!(parts, [Some("lane:1"), Some("push:2")]);
+    assert_eq!(word(&flows[0], "session"), word(&flows[1], "session"));
 }
