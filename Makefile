@@ -32,11 +32,12 @@ build: install-build ## the binary, optimised
 openssl: install-build ## the patched libssl, into $(TARGET)/lib/sslcollector (cached outside the checkout)
 	@openssl-compat/build.sh
 
-lint: install-build ## format, clippy, rustdoc: warnings are errors
+lint: install-build install-test ## format, clippy, rustdoc, the fuzz targets: warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	scripts/test-mutations.sh --check
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
+	cd fuzz && RUSTFLAGS="--cfg fuzzing -Dwarnings" $(CARGO) check --target-dir $(abspath $(TARGET))/fuzz-check
 
 .PHONY: rustls-api
 rustls-api: install-build ## rustls-mirror's public API: all that rustls has of what is wrapped, and as recorded in rustls-mirror/api.txt

@@ -34,6 +34,7 @@ pub(crate) fn flow() -> FlowInfo {
         ja4: None,
         agent: None,
         real_client: None,
+        left_out: None,
         http1: None,
     }
 }
