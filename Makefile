@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test unit e2e openssl build lint header loom test-mutations install-build install-test
+.PHONY: help demo test unit e2e openssl build lint header loom test-mutations install-build
 
 help:  ## this list
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,7 +32,8 @@ build: install-build ## the binary, optimised
 openssl: install-build ## the patched libssl, into $(TARGET)/lib/sslcollector (cached outside the checkout)
 	@openssl-compat/build.sh
 
-lint: install-build install-test ## format, clippy, rustdoc, the fuzz targets: warnings are errors
+lint: ## format, clippy, rustdoc, the fuzz targets: warnings are errors
+	@scripts/install-peers.sh build test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	scripts/test-mutations.sh --check
