@@ -115,7 +115,8 @@ impl Lanes {
         self.add(at, PartKind::Push, context)
     }
 
-    /// The flow for frames as they are: the session's own, if nothing has been said there, else another.
+    /// The flow for frames as they are, behind so many bytes of client and server: the session's own if it has all of them, else
+    /// another, which says where it begins.
     pub(super) fn claim_raw(
         &mut self,
         at: WallTime,
@@ -126,6 +127,7 @@ impl Lanes {
         let own = self.lanes.iter().position(|lane| {
             lane.flow.number() == self.flow && lane.flow.is_silent() && lane.use_ == Use::Idle
         });
+        let own = own.filter(|_| (client, server) == (0, 0));
         for (place, lane) in self.lanes.iter_mut().enumerate() {
             if Some(place) != own {
                 lane.abandon(at, context);
