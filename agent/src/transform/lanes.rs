@@ -10,8 +10,9 @@ use crate::event::{
 };
 use crate::retold::{RetoldFlow, further_id};
 
-/// Ports from which lanes take theirs: above those of services, below those that systems give to clients (Linux 32,768 to 60,999).
-const PORTS: std::ops::Range<u16> = 20_000..32_768;
+/// Ports from which lanes take theirs: those that nobody can register (RFC 6335 section 6), so no monitor takes them for a
+/// protocol's, and above the ones that Linux gives to clients (32,768 to 60,999).
+const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 
 /// Where things go, and what all sessions share.
 pub(super) struct Context<'a> {
@@ -164,11 +165,11 @@ impl Lanes {
         let number = self.begun + 1;
         let id = further_id("lane", self.info.id, number);
         let start = u64::from_be_bytes([0, 0, 0, 0, id.0[0], id.0[1], id.0[2], id.0[3]]);
-        let span = u64::from(PORTS.end - PORTS.start);
+        let span = u64::from(PORTS.end() - PORTS.start()) + 1;
         let offset = u16::try_from(start % span).unwrap_or(0);
         let client = ToldAddress {
             ip: self.info.tuple.client.ip().to_canonical(),
-            port: Some(PORTS.start + offset),
+            port: Some(PORTS.start() + offset),
         };
         let tuple = context.endpoints.derive(self.info.tuple, client);
         let tuple = tuple.ok_or(Stop::Ports)?;
