@@ -137,18 +137,15 @@ static void keep(struct text *text, const char *bytes, size_t length)
 static void tcp(void)
 {
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
-    struct sockaddr_in own = { 0 };
     FILE *table;
     char line[256];
     struct stat about;
 
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    /* Its own port, asked without getsockname(2): that call is to be the hook's alone. */
+    /* Its own port, asked without getsockname(2): that call is to be the hook's alone. Nor is it asked of bind(2),
+     * which gives ports at random, and so some twice. */
     current.socket = socket(AF_INET, SOCK_STREAM, 0);
     must(current.socket >= 0, "socket");
-    own.sin_family = AF_INET;
-    own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    must(bind(current.socket, (struct sockaddr *)&own, sizeof(own)) == 0, "bind");
     must(connect(current.socket, (struct sockaddr *)&address, sizeof(address)) == 0, "connect");
     must(fstat(current.socket, &about) == 0, "fstat");
     table = fopen("/proc/net/tcp", "r");
