@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::access::Access;
 use super::life::{Brake, MAX_DELAY, words_of_panic};
 use super::notices::{Notices, Trouble, causes, foreign};
+use super::size::limit;
 use crate::tunnel::batch::PARTITIONS;
 
 /// Longest that a request may take.
@@ -296,6 +297,7 @@ pub(super) async fn ensure_stream(
         max_age: config.max_age,
         max_bytes: config
             .max_bytes
+            .map(|bytes| limit(bytes, subject(&config.stream, 0).len()))
             .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         num_replicas: config.replicas,
         duplicate_window: Duration::from_secs(120).min(config.max_age),

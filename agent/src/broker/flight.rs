@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_nats::HeaderMap;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 use super::connect::{Backoff, BrokerConfig, ensure_stream};
 use super::notices::{Trouble, causes};
 use super::publisher::Shared;
+use super::size::header;
 
 /// One envelope on its way.
 pub(super) struct Flight {
@@ -51,12 +51,11 @@ impl Flight {
         if context.client().connection_state() != State::Connected {
             return Err("no connection to the broker: batches wait in the window".into());
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, self.id.as_str());
-        headers.insert(
-            async_nats::header::NATS_EXPECTED_STREAM,
-            self.config.stream.as_str(),
-        );
+        let fields = [
+            ("Nats-Msg-Id", self.id.as_str()),
+            ("Nats-Expected-Stream", self.config.stream.as_str()),
+        ];
+        let headers = header(&fields, &self.subject, self.bytes.len());
         let sent = context.publish_with_headers(self.subject.clone(), headers, self.bytes.clone());
         let stored = async { sent.await?.await }.await;
         match stored {

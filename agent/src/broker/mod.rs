@@ -45,6 +45,7 @@ mod partition;
 mod permit;
 mod publisher;
 mod reader;
+mod size;
 
 pub use access::{Access, AccessError, Credentials, TlsFiles};
 pub use collectors::{Collector, CollectorStats, Feeds};

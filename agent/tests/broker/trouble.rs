@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use mirror_tests::process::until;
 
 use crate::fleet::Fleet;
-use crate::truth::Phase;
+use crate::truth::{FLOWS, Phase, ROUND_BYTES};
 
 /// More rounds than stream and window have room for.
 const MOST_ROUNDS: u64 = 400;
@@ -44,6 +44,26 @@ fn a_full_stream_costs_exactly_what_is_declared() {
     // What was put out before a lease was in doubt comes once more, in flows of their own.
     assert!(told.repeated == 0 || fleet.stat(0, "restarts") > 0);
     assert_eq!(fleet.stat(0, "missing_envelopes"), 0);
+}
+
+/// A full stream refuses what is too large by a record's own bytes, which some servers don't count: see `size`.
+#[test]
+fn the_broker_counts_records_as_we_do() {
+    let mut fleet = Fleet::limited(0, 2 << 20, " max_bytes=4000123");
+    let phase = Phase::new(0);
+    for round in 0..3 {
+        fleet.talk(phase, round);
+    }
+    until("all batches to be there", || {
+        fleet.agent.is_drained().then_some(())
+    });
+    let (most, bytes) = fleet.with_broker(async |broker: jetstream::Context| {
+        let stream = broker.get_stream("test").await.unwrap();
+        let info = stream.get_info().await.unwrap();
+        (info.config.max_bytes, info.state.bytes)
+    });
+    assert!(bytes > 3 * 2 * u64::from(FLOWS) * ROUND_BYTES);
+    assert_eq!((most, bytes % 128), (4_000_000, 0));
 }
 
 #[test]
