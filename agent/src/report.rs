@@ -306,6 +306,13 @@ fn said(count: u64, noun: &str, rest: impl Display) -> Option<String> {
     (count > 0).then(|| format!("{} {rest}", counted(count, noun)))
 }
 
+/// Those that happened, as `a hole (1), a false content-length (2)`.
+fn causes<'a>(counted: impl IntoIterator<Item = (&'a str, u64)>) -> String {
+    let causes = counted.into_iter().filter(|(_, count)| *count > 0);
+    let causes = causes.map(|(words, count)| format!("{words} ({count})"));
+    causes.collect::<Vec<_>>().join(", ")
+}
+
 /// Why requests were refused: `the memory isn't sealed (2)`.
 fn refusals(intake: &IntakeStats) -> String {
     let reasons = Refusal::ALL.into_iter().filter_map(|reason| {

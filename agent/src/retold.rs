@@ -3,10 +3,39 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{FlowChange, FlowEvent, FlowId, FlowSink, Side, WallTime};
+use crate::event::{FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, Side, WallTime};
 
 /// A flow event has at most so many bytes.
 pub(crate) const MAX_PIECE_BYTES: usize = 16_384;
+
+/// A session, of which several flows are made.
+#[derive(Debug)]
+pub(crate) struct RetoldSession {
+    pub(crate) info: Box<FlowInfo>,
+    /// The number of the session's own flow.
+    pub(crate) flow: u64,
+    /// How many flows have begun.
+    pub(crate) begun: u64,
+    /// Which sides say no more: in no flow, also those that begin later.
+    pub(crate) finished: [bool; 2],
+}
+
+impl RetoldSession {
+    /// No flow of it has begun.
+    pub(crate) fn new(flow: u64, info: &FlowInfo) -> Self {
+        Self {
+            info: Box::new(info.clone()),
+            flow,
+            begun: 0,
+            finished: [false; 2],
+        }
+    }
+
+    /// Neither side says more.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished == [true; 2]
+    }
+}
 
 /// A flow, and how far it has been told.
 #[derive(Debug)]

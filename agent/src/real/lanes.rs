@@ -6,7 +6,7 @@ use crate::event::{
     FlowChange, FlowInfo, FlowSink, RealClient, RealClientWay, ResetCause, Side, ToldAddress,
     Tuple, WallTime,
 };
-use crate::retold::{RetoldFlow, further_id};
+use crate::retold::{RetoldFlow, RetoldSession, further_id};
 
 /// Most flows of one session's clients at a time.
 const MAX_LANES: usize = 64;
@@ -25,14 +25,8 @@ pub(super) type Client = Option<(ToldAddress, RealClientWay)>;
 /// The flows. There is none as long as nobody knows whose the first is.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    info: Box<FlowInfo>,
-    /// The number of the session's own flow.
-    flow: u64,
+    session: RetoldSession,
     lanes: Vec<Lane>,
-    /// How many have begun.
-    begun: u64,
-    /// Which sides say no more: in no flow, also those that begin later.
-    finished: [bool; 2],
 }
 
 #[derive(Debug)]
@@ -51,11 +45,8 @@ pub(super) struct LaneNumber(usize);
 impl Lanes {
     pub(super) fn new(flow: u64, info: &FlowInfo) -> Self {
         Self {
-            info: Box::new(info.clone()),
-            flow,
+            session: RetoldSession::new(flow, info),
             lanes: Vec::new(),
-            begun: 0,
-            finished: [false; 2],
         }
     }
 
@@ -80,7 +71,7 @@ impl Lanes {
             let idle = lanes.filter(|(_, lane)| lane.unanswered == 0);
             idle.min_by_key(|(_, lane)| lane.flow.last())?.0
         };
-        match context.endpoints.derive(self.info.tuple, told) {
+        match context.endpoints.derive(self.session.info.tuple, told) {
             Some(tuple) => Some(self.begin(slot, (client, tuple), at, header_bytes, context)),
             // What can't be shown is the proxy's.
             None => Some(self.own(at, header_bytes, context)),
@@ -96,7 +87,7 @@ impl Lanes {
         context: &mut Context<'_>,
     ) -> LaneNumber {
         self.known(None).unwrap_or_else(|| {
-            let tuple = self.info.tuple;
+            let tuple = self.session.info.tuple;
             context.endpoints.take(tuple);
             let slot = self.lanes.len();
             self.begin(slot, (None, tuple), at, header_bytes, context)
@@ -118,7 +109,7 @@ impl Lanes {
         header_bytes: usize,
         context: &mut Context<'_>,
     ) -> LaneNumber {
-        let finished = self.finished;
+        let finished = self.session.finished;
         if let Some(old) = self.lanes.get_mut(slot) {
             // All that it was asked it has answered.
             let sides = [Side::Client, Side::Server].into_iter();
@@ -127,22 +118,22 @@ impl Lanes {
                 .for_each(|from| old.flow.emit(at, FlowChange::Finish { from }, context.sink));
             context.endpoints.give_back(old.tuple);
         }
-        let mut info = (*self.info).clone();
+        let mut info = (*self.session.info).clone();
         info.tuple = tuple;
         info.real_client = Some(RealClient {
-            proxy: self.info.tuple.client,
+            proxy: self.session.info.tuple.client,
             told: client,
             header_bytes: u32::try_from(header_bytes).unwrap_or(u32::MAX),
         });
-        let flow = match self.begun {
-            0 => self.flow,
+        let flow = match self.session.begun {
+            0 => self.session.flow,
             number => {
                 info.id = further_id("client", info.id, number);
                 *context.next_flow += 1;
                 *context.next_flow
             }
         };
-        self.begun += 1;
+        self.session.begun += 1;
         context.stats.begun(client.map(|(_, way)| way));
         let mut lane = Lane {
             client,
@@ -163,32 +154,9 @@ impl Lanes {
         LaneNumber(slot)
     }
 
-    /// Text in a flow.
-    pub(super) fn data(
-        &mut self,
-        lane: LaneNumber,
-        at: WallTime,
-        from: Side,
-        bytes: &[u8],
-        sink: &mut dyn FlowSink,
-    ) {
-        if let Some(lane) = self.lanes.get_mut(lane.0) {
-            lane.flow.data(at, from, bytes, sink);
-        }
-    }
-
-    /// So much is missing in a flow.
-    pub(super) fn hole(
-        &mut self,
-        lane: LaneNumber,
-        at: WallTime,
-        from: Side,
-        bytes: u64,
-        sink: &mut dyn FlowSink,
-    ) {
-        if let Some(lane) = self.lanes.get_mut(lane.0) {
-            lane.flow.hole(at, from, bytes, sink);
-        }
+    /// One of the flows.
+    pub(super) fn flow(&mut self, lane: LaneNumber) -> Option<&mut RetoldFlow> {
+        self.lanes.get_mut(lane.0).map(|lane| &mut lane.flow)
     }
 
     /// A request of a flow has come.
@@ -212,7 +180,7 @@ impl Lanes {
 
     /// A side of the session says no more: no flow of it does.
     pub(super) fn finish(&mut self, at: WallTime, from: Side, sink: &mut dyn FlowSink) {
-        self.finished[from as usize] = true;
+        self.session.finished[from as usize] = true;
         let lanes = self.lanes.iter_mut();
         lanes.for_each(|lane| lane.flow.emit(at, FlowChange::Finish { from }, sink));
     }
@@ -225,14 +193,14 @@ impl Lanes {
         cause: ResetCause,
         sink: &mut dyn FlowSink,
     ) {
-        self.finished = [true; 2];
+        self.session.finished = [true; 2];
         let lanes = self.lanes.iter_mut();
         lanes.for_each(|lane| lane.flow.emit(at, FlowChange::Reset { by, cause }, sink));
     }
 
     /// Neither side says more.
     pub(super) fn are_over(&self) -> bool {
-        self.finished == [true; 2]
+        self.session.is_finished()
     }
 
     /// All are over.

@@ -2,15 +2,11 @@
 
 use agent::transform::{Stop, TransformStats};
 
-use super::{counted, said};
+use super::{causes, counted, said};
 
 /// A line for what was told, and for each thing that couldn't be.
 pub(super) fn lines(stats: &TransformStats) -> Vec<String> {
-    let stops = Stop::ALL.into_iter().zip(stats.stopped);
-    let stops = stops.filter(|(_, count)| *count > 0);
-    let stops: Vec<_> = stops
-        .map(|(why, count)| format!("{} ({count})", why.words()))
-        .collect();
+    let stops = Stop::ALL.map(Stop::words).into_iter().zip(stats.stopped);
     let stopped = stats.stopped.iter().sum();
     let pushed = match stats.pushed {
         0 => String::new(),
@@ -31,7 +27,7 @@ pub(super) fn lines(stats: &TransformStats) -> Vec<String> {
             "session",
             format_args!(
                 "of HTTP/2 shown as frames from some place on: {}",
-                stops.join(", ")
+                causes(stops)
             ),
         ),
         said(

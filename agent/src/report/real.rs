@@ -2,7 +2,7 @@
 
 use agent::real::{RealStats, Stop};
 
-use super::{counted, said};
+use super::{causes, counted, said};
 
 /// A line for what was found, and for each reason why something wasn't.
 pub(super) fn lines(stats: &RealStats) -> Vec<String> {
@@ -23,11 +23,7 @@ pub(super) fn lines(stats: &RealStats) -> Vec<String> {
         0 => String::new(),
         kept => format!(", {} under a proxy's own address", counted(kept, "flow")),
     };
-    let stops = Stop::ALL.into_iter().zip(stats.stopped);
-    let stops = stops.filter(|(_, count)| *count > 0);
-    let stops: Vec<_> = stops
-        .map(|(why, count)| format!("{} ({count})", why.words()))
-        .collect();
+    let stops = Stop::ALL.map(Stop::words).into_iter().zip(stats.stopped);
     let stopped = stats.stopped.iter().sum();
     [
         said(
@@ -40,7 +36,7 @@ pub(super) fn lines(stats: &RealStats) -> Vec<String> {
             "session",
             format_args!(
                 "not followed from some place on: {}",
-                stops.join(", ")
+                causes(stops)
             ),
         ),
         said(

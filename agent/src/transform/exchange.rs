@@ -31,6 +31,23 @@ pub(super) enum Half {
     Over,
 }
 
+/// A piece of a message's content.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    Text(&'a [u8]),
+    /// So many bytes are missing.
+    Missing(u64),
+}
+
+impl Content<'_> {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Text(bytes) => bytes.len() as u64,
+            Self::Missing(bytes) => bytes,
+        }
+    }
+}
+
 impl Exchange {
     /// The request's head has been told.
     pub(super) fn new(lane: LaneNumber, asked: Asked, request: Half, is_pushed: bool) -> Self {
@@ -65,14 +82,14 @@ impl Exchange {
         &mut self,
         at: WallTime,
         from: Side,
-        bytes: &[u8],
+        content: Content<'_>,
         last: bool,
         told: Told<'_, '_>,
     ) -> Result<(), Stop> {
         let Half::Begun(framing) = self.half(from) else {
             return Err(Stop::Malformed);
         };
-        let taken = framing.take(bytes.len() as u64, last);
+        let taken = framing.take(content.bytes(), last);
         taken.map_err(|_| Stop::Length)?;
         let framing = *framing;
         let Told {
@@ -81,14 +98,26 @@ impl Exchange {
             scratch,
         } = told;
         let lane = self.lane;
-        match framing {
-            Framing::Nothing => {}
-            Framing::Length { .. } | Framing::Tunnel => {
+        scratch.clear();
+        match (framing, content) {
+            (Framing::Nothing, Content::Text(_)) => {}
+            (Framing::Length { .. } | Framing::Tunnel, Content::Text(bytes)) => {
                 lanes.data(lane, at, from, bytes, context.sink);
             }
-            Framing::Chunked => {
-                let mut chunks = bytes.chunks(MAX_CHUNK_BYTES).peekable();
+            (Framing::Chunked, Content::Missing(bytes)) => {
+                write_chunk_head(bytes, scratch);
+                lanes.data(lane, at, from, scratch, context.sink);
                 scratch.clear();
+                lanes.hole(lane, at, from, bytes, context.sink);
+                scratch.extend_from_slice(b"\r\n");
+                if last {
+                    scratch.extend_from_slice(b"0\r\n\r\n");
+                }
+                lanes.data(lane, at, from, scratch, context.sink);
+            }
+            (_, Content::Missing(bytes)) => lanes.hole(lane, at, from, bytes, context.sink),
+            (Framing::Chunked, Content::Text(bytes)) => {
+                let mut chunks = bytes.chunks(MAX_CHUNK_BYTES).peekable();
                 while let Some(chunk) = chunks.next() {
                     write_chunk_head(chunk.len() as u64, scratch);
                     scratch.extend_from_slice(chunk);
@@ -104,43 +133,6 @@ impl Exchange {
                 lanes.data(lane, at, from, scratch, context.sink);
             }
         }
-        if last {
-            self.end(at, from, lanes, context);
-        }
-        Ok(())
-    }
-
-    /// So much of a message's content is missing.
-    pub(super) fn hole(
-        &mut self,
-        at: WallTime,
-        from: Side,
-        bytes: u64,
-        last: bool,
-        told: Told<'_, '_>,
-    ) -> Result<(), Stop> {
-        let Half::Begun(framing) = self.half(from) else {
-            return Err(Stop::Malformed);
-        };
-        framing.take(bytes, last).map_err(|_| Stop::Length)?;
-        let is_chunked = *framing == Framing::Chunked;
-        let Told {
-            lanes,
-            context,
-            scratch,
-        } = told;
-        scratch.clear();
-        if is_chunked {
-            write_chunk_head(bytes, scratch);
-            lanes.data(self.lane, at, from, scratch, context.sink);
-            scratch.clear();
-            scratch.extend_from_slice(b"\r\n");
-            if last {
-                scratch.extend_from_slice(b"0\r\n\r\n");
-            }
-        }
-        lanes.hole(self.lane, at, from, bytes, context.sink);
-        lanes.data(self.lane, at, from, scratch, context.sink);
         if last {
             self.end(at, from, lanes, context);
         }

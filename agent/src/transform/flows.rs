@@ -24,14 +24,41 @@ pub struct Http1 {
     sessions: HashMap<u64, Session>,
     /// Flows that pass as they are.
     passing: Passing,
-    endpoints: Endpoints,
-    derived: HashMap<Tuple, u64>,
-    next_flow: u64,
+    shared: Shared,
     pub(super) memory_bytes: usize,
     /// Sessions that are followed, by what they take: its power of two.
     by_size: BTreeSet<(u32, u64)>,
     scratch: Scratch,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+struct Shared {
+    endpoints: Endpoints,
+    derived: HashMap<Tuple, u64>,
+    next_flow: u64,
     stats: TransformStats,
+}
+
+impl Shared {
+    fn new(endpoints: Endpoints) -> Self {
+        Self {
+            endpoints,
+            derived: HashMap::new(),
+            next_flow: FIRST_FLOW,
+            stats: TransformStats::default(),
+        }
+    }
+
+    fn context<'a>(&'a mut self, sink: &'a mut dyn FlowSink) -> Context<'a> {
+        Context {
+            endpoints: &self.endpoints,
+            derived: &mut self.derived,
+            next_flow: &mut self.next_flow,
+            stats: &mut self.stats,
+            sink,
+        }
+    }
 }
 
 impl Default for Http1 {
@@ -46,20 +73,17 @@ impl Http1 {
         Self {
             sessions: HashMap::new(),
             passing: Passing::default(),
-            endpoints: Endpoints::default(),
-            derived: HashMap::new(),
-            next_flow: FIRST_FLOW,
+            shared: Shared::new(Endpoints::default()),
             memory_bytes: 0,
             by_size: BTreeSet::new(),
             scratch: Scratch::new(MAX_LIST_BYTES),
-            stats: TransformStats::default(),
         }
     }
 
     /// For another worker, whose flows come out beside ours: no live ones have the same made-up addresses.
     pub fn beside(&self) -> Self {
         Self {
-            endpoints: self.endpoints.clone(),
+            shared: Shared::new(self.shared.endpoints.clone()),
             ..Self::new()
         }
     }
@@ -75,7 +99,7 @@ impl Http1 {
         });
         match over {
             None => {
-                self.passing.pass(event, &self.endpoints);
+                self.passing.pass(event, &self.shared.endpoints);
                 sink.flow_event(event);
             }
             Some(true) => drop(self.sessions.remove(&event.flow)),
@@ -94,7 +118,7 @@ impl Http1 {
 
     /// Counts so far.
     pub fn stats(&self) -> TransformStats {
-        self.stats
+        self.shared.stats
     }
 
     fn begin(&mut self, event: FlowEvent<'_>, info: &FlowInfo, sink: &mut dyn FlowSink) {
@@ -107,18 +131,12 @@ impl Http1 {
         let from_start = info.announcement == Announcement::New && info.continued.is_none();
         if is_http2 == Some(false) || !from_start {
             if is_http2 == Some(true) {
-                self.stats.stopped(Stop::Late);
+                self.shared.stats.stopped(Stop::Late);
             }
-            self.passing.begin(flow, info.tuple, &self.endpoints);
+            self.passing.begin(flow, info.tuple, &self.shared.endpoints);
             return sink.flow_event(event);
         }
-        let mut context = Context {
-            endpoints: &self.endpoints,
-            derived: &mut self.derived,
-            next_flow: &mut self.next_flow,
-            stats: &mut self.stats,
-            sink,
-        };
+        let mut context = self.shared.context(sink);
         let session = Session::begin(flow, event.at, info, &mut context);
         self.weigh(flow, 0, session.memory_bytes());
         self.sessions.insert(flow, session);
@@ -126,7 +144,7 @@ impl Http1 {
 
     /// These addresses are a real connection's: a lane that has them ends first.
     fn make_way(&mut self, tuple: Tuple, at: WallTime, sink: &mut dyn FlowSink) {
-        if let Some(&session) = self.derived.get(&tuple.in_one_family()) {
+        if let Some(&session) = self.shared.derived.get(&tuple.in_one_family()) {
             self.with(session, sink, |session, _, context| {
                 session.yield_to(tuple.in_one_family(), at, context);
                 false
@@ -143,13 +161,7 @@ impl Http1 {
     ) -> Option<bool> {
         let session = self.sessions.get_mut(&flow)?;
         let before = session.memory_bytes();
-        let mut context = Context {
-            endpoints: &self.endpoints,
-            derived: &mut self.derived,
-            next_flow: &mut self.next_flow,
-            stats: &mut self.stats,
-            sink,
-        };
+        let mut context = self.shared.context(sink);
         let is_over = act(session, &mut self.scratch, &mut context);
         let after = if is_over { 0 } else { session.memory_bytes() };
         self.weigh(flow, before, after);

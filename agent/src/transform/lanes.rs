@@ -8,7 +8,7 @@ use crate::endpoints::Endpoints;
 use crate::event::{
     FlowChange, FlowId, FlowInfo, FlowSink, ResetCause, Side, ToldAddress, Tuple, WallTime,
 };
-use crate::retold::{RetoldFlow, further_id};
+use crate::retold::{RetoldFlow, RetoldSession, further_id};
 
 /// Ports from which lanes take theirs: those that nobody can register (RFC 6335 section 6), so no monitor takes them for a
 /// protocol's, and above the ones that Linux gives to clients (32,768 to 60,999).
@@ -27,14 +27,8 @@ pub(super) struct Context<'a> {
 /// The flows of a session.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    info: Box<FlowInfo>,
-    /// The number of the session's own flow.
-    flow: u64,
+    session: RetoldSession,
     lanes: Vec<Lane>,
-    /// How many have begun.
-    begun: u64,
-    /// Which sides of the session have said their last.
-    finished: [bool; 2],
 }
 
 #[derive(Debug)]
@@ -72,12 +66,10 @@ impl Lanes {
         own.use_ = Use::Idle;
         context.endpoints.take(info.tuple);
         let mut lanes = Self {
-            info: Box::new(info.clone()),
-            flow,
+            session: RetoldSession::new(flow, info),
             lanes: Vec::new(),
-            begun: 1,
-            finished: [false; 2],
         };
+        lanes.session.begun = 1;
         let mut info = info.clone();
         // Where it turns out only later what it is, the first packet can't tell.
         info.http1 = is_http2.then_some(Http1Part {
@@ -90,7 +82,7 @@ impl Lanes {
     }
 
     pub(super) fn id(&self) -> FlowId {
-        self.info.id
+        self.session.info.id
     }
 
     /// A lane for a request: one that is idle, or another.
@@ -126,7 +118,9 @@ impl Lanes {
         context: &mut Context<'_>,
     ) -> Option<LaneNumber> {
         let own = self.lanes.iter().position(|lane| {
-            lane.flow.number() == self.flow && lane.flow.is_silent() && lane.use_ == Use::Idle
+            lane.flow.number() == self.session.flow
+                && lane.flow.is_silent()
+                && lane.use_ == Use::Idle
         });
         let own = own.filter(|_| (client, server) == (0, 0));
         for (place, lane) in self.lanes.iter_mut().enumerate() {
@@ -162,32 +156,32 @@ impl Lanes {
         kind: impl FnOnce(u64) -> PartKind,
         context: &mut Context<'_>,
     ) -> Result<LaneNumber, Stop> {
-        let number = self.begun + 1;
-        let id = further_id("lane", self.info.id, number);
+        let number = self.session.begun + 1;
+        let id = further_id("lane", self.session.info.id, number);
         let start = u64::from_be_bytes([0, 0, 0, 0, id.0[0], id.0[1], id.0[2], id.0[3]]);
         let span = u64::from(PORTS.end() - PORTS.start()) + 1;
         let offset = u16::try_from(start % span).unwrap_or(0);
         let client = ToldAddress {
-            ip: self.info.tuple.client.ip().to_canonical(),
+            ip: self.session.info.tuple.client.ip().to_canonical(),
             port: Some(PORTS.start() + offset),
         };
-        let tuple = context.endpoints.derive(self.info.tuple, client);
+        let tuple = context.endpoints.derive(self.session.info.tuple, client);
         let tuple = tuple.ok_or(Stop::Ports)?;
-        self.begun = number;
-        context.derived.insert(tuple, self.flow);
+        self.session.begun = number;
+        context.derived.insert(tuple, self.session.flow);
         context.stats.lanes += 1;
         *context.next_flow += 1;
         let mut lane = Lane::new(*context.next_flow, at, tuple);
-        let mut info = (*self.info).clone();
+        let mut info = (*self.session.info).clone();
         info.id = id;
         info.tuple = tuple;
         info.http1 = Some(Http1Part {
-            session: self.info.id,
+            session: self.session.info.id,
             kind: kind(number),
         });
         lane.flow.emit(at, FlowChange::Begin(&info), context.sink);
         for from in [Side::Client, Side::Server] {
-            if self.finished[from as usize] {
+            if self.session.finished[from as usize] {
                 lane.finish(at, from, context);
             }
         }
@@ -280,7 +274,7 @@ impl Lanes {
 
     /// A side of the session says no more: no lane of it does.
     pub(super) fn finish(&mut self, at: WallTime, from: Side, context: &mut Context<'_>) {
-        self.finished[from as usize] = true;
+        self.session.finished[from as usize] = true;
         for lane in &mut self.lanes {
             if lane.use_ != Use::Over {
                 lane.finish(at, from, context);
@@ -290,12 +284,12 @@ impl Lanes {
 
     /// That side of the session has.
     pub(super) fn has_finished(&self, from: Side) -> bool {
-        self.finished[from as usize]
+        self.session.finished[from as usize]
     }
 
     /// Both sides of the session have.
     pub(super) fn is_finished(&self) -> bool {
-        self.finished == [true; 2]
+        self.session.is_finished()
     }
 
     /// The session ends abruptly.

@@ -38,6 +38,7 @@ mod message;
 mod part;
 mod session;
 mod stats;
+mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -23,6 +23,7 @@ use super::http::{HeadEnd, Method};
 use super::lanes::{Context, LaneNumber, Lanes};
 use super::stats::Stop;
 use crate::event::{FlowChange, FlowInfo, Side, WallTime};
+use crate::retold::RetoldFlow;
 
 /// A session from its beginning to its end.
 #[derive(Debug)]
@@ -182,15 +183,19 @@ impl Session {
         }
     }
 
+    fn flow(&mut self, from: Side) -> Option<&mut RetoldFlow> {
+        self.lane(from).and_then(|lane| self.lanes.flow(lane))
+    }
+
     fn say(&mut self, at: WallTime, from: Side, bytes: &[u8], context: &mut Context<'_>) {
-        if let Some(lane) = self.lane(from) {
-            self.lanes.data(lane, at, from, bytes, context.sink);
+        if let Some(flow) = self.flow(from) {
+            flow.data(at, from, bytes, context.sink);
         }
     }
 
     fn miss(&mut self, at: WallTime, from: Side, bytes: u64, context: &mut Context<'_>) {
-        if let Some(lane) = self.lane(from) {
-            self.lanes.hole(lane, at, from, bytes, context.sink);
+        if let Some(flow) = self.flow(from) {
+            flow.hole(at, from, bytes, context.sink);
         }
     }
 }

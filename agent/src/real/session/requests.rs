@@ -190,10 +190,10 @@ impl Session {
     /// What waits goes into the client's flow, but for so many bytes at its beginning.
     pub(super) fn flush(&mut self, skip: usize, context: &mut Context<'_>) {
         self.held_end = HeadEnd::default();
-        let (lanes, asking) = (&mut self.lanes, self.asking);
+        let mut flow = self.asking.and_then(|lane| self.lanes.flow(lane));
         self.held.drain(skip, |at, piece| {
-            if let Some(lane) = asking {
-                lanes.data(lane, at, Side::Client, piece, context.sink);
+            if let Some(flow) = &mut flow {
+                flow.data(at, Side::Client, piece, context.sink);
             }
         });
     }

@@ -8,6 +8,7 @@
 
 mod head;
 mod header_block;
+mod payload;
 mod reader;
 mod settings;
 
@@ -15,5 +16,6 @@ mod settings;
 mod tests;
 
 pub use head::{FrameError, StreamId};
-pub use reader::{Frame, Reader};
+pub use payload::Frame;
+pub use reader::Reader;
 pub use settings::Settings;

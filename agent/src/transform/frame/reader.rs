@@ -1,8 +1,7 @@
 //! One direction's frames.
 
 use super::head::{END_HEADERS, END_STREAM, FrameError, HEAD_BYTES, Head, Kind, PADDED, StreamId};
-use super::header_block;
-use super::settings::Settings;
+use super::payload::{Begun, Frame, begin_block, is_in_pieces, whole};
 
 /// What a client says first, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,52 +11,6 @@ const DEFAULT_FRAME_BYTES: usize = 16_384;
 const MAX_KEPT_BYTES: usize = 64 << 10;
 /// Frames that continue a header block.
 const MAX_CONTINUATIONS: u32 = 16;
-
-/// A frame, or a piece of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame<'a> {
-    /// Text of a stream.
-    Data {
-        /// Its stream.
-        stream: StreamId,
-        /// All that has come of it; may be nothing.
-        bytes: &'a [u8],
-        /// The stream ends behind it.
-        last: bool,
-    },
-    /// A whole header block.
-    Headers {
-        /// Its stream.
-        stream: StreamId,
-        /// The block.
-        block: &'a [u8],
-        /// The stream ends with it.
-        last: bool,
-    },
-    /// A request that the server makes for the client.
-    PushPromise {
-        /// The stream with which it has to do.
-        stream: StreamId,
-        /// The stream of its answer.
-        promised: StreamId,
-        /// The whole header block.
-        block: &'a [u8],
-    },
-    /// A stream is given up.
-    Reset {
-        /// Which.
-        stream: StreamId,
-    },
-    /// What the other end may do.
-    Settings(Settings),
-    /// No stream of the other end behind this one will be heard.
-    GoAway {
-        /// The last that may have been.
-        last: StreamId,
-    },
-    /// Nothing that messages are made of.
-    Other,
-}
 
 /// Reads one direction. What isn't whole is kept: at most a frame of 64 KiB, or a header block of as much with what surrounds it.
 #[derive(Debug)]
@@ -78,29 +31,36 @@ enum State {
     /// A frame begins, perhaps one that continues a header block.
     Frame(Option<Begun>),
     /// Within a DATA frame's text.
-    Data {
-        stream: StreamId,
-        left: usize,
-        padding: usize,
-        ends_stream: bool,
-    },
+    Data(Text),
     /// Bytes that say nothing.
     Skip {
         left: usize,
     },
 }
 
-/// A header block that is to be continued.
+/// What is to come of a DATA frame.
 #[derive(Clone, Copy, Debug)]
-struct Begun {
+struct Text {
     stream: StreamId,
-    /// Of PUSH_PROMISE.
-    promised: Option<StreamId>,
-    /// The stream ends with it.
-    last: bool,
-    continuations: u32,
-    /// Where the next frame begins in `kept`.
-    next: usize,
+    left: usize,
+    padding: usize,
+    ends_stream: bool,
+}
+
+impl Text {
+    /// The stream ends here.
+    fn is_last(self) -> bool {
+        self.left == 0 && self.ends_stream
+    }
+
+    /// A piece, behind which it is.
+    fn piece(self, bytes: &[u8]) -> Frame<'_> {
+        Frame::Data {
+            stream: self.stream,
+            bytes,
+            last: self.is_last(),
+        }
+    }
 }
 
 impl Reader {
@@ -160,7 +120,7 @@ impl Reader {
         }
         match self.state {
             State::Preface => self.preface(text),
-            State::Data { .. } => Ok(self.data(text)),
+            State::Data(of) => Ok(self.data(of, text)),
             State::Skip { left } => {
                 let taken = left.min(text.len());
                 *text = &text[taken..];
@@ -174,19 +134,13 @@ impl Reader {
     /// So many bytes are missing here. Says of which stream's text they are, and whether it ends behind them. Nothing: they aren't
     /// all of one DATA frame's text, and nobody knows where the next frame begins.
     pub fn hole(&mut self, bytes: u64) -> Option<(StreamId, bool)> {
-        let State::Data {
-            stream,
-            left,
-            padding,
-            ends_stream,
-        } = self.state
-        else {
+        let State::Data(mut of) = self.state else {
             return None;
         };
-        let left = left.checked_sub(usize::try_from(bytes).ok()?)?;
+        of.left = of.left.checked_sub(usize::try_from(bytes).ok()?)?;
         self.is_over = true;
-        self.in_data(stream, left, padding, ends_stream);
-        Some((stream, left == 0 && ends_stream))
+        self.in_data(of);
+        Some((of.stream, of.is_last()))
     }
 
     /// The first bytes of what is kept, whether they have been handed out or not, as long as nothing else is read.
@@ -311,54 +265,37 @@ impl Reader {
             padding = usize::from(self.kept[HEAD_BYTES]);
             left = left.checked_sub(padding).ok_or(FrameError::Padding)?;
         }
-        let (stream, ends_stream) = (head.stream, head.has(END_STREAM));
-        if left == 0 {
-            self.is_over = true;
-            self.in_data(stream, 0, padding, ends_stream);
-            return Ok(Some(Frame::Data {
-                stream,
-                bytes: &[],
-                last: ends_stream,
-            }));
-        }
-        self.in_data(stream, left, padding, ends_stream);
-        Ok(self.data(text))
-    }
-
-    fn data<'a>(&mut self, text: &mut &'a [u8]) -> Option<Frame<'a>> {
-        let State::Data {
-            stream,
+        let of = Text {
+            stream: head.stream,
             left,
             padding,
-            ends_stream,
-        } = self.state
-        else {
-            return None;
+            ends_stream: head.has(END_STREAM),
         };
-        let (bytes, rest) = text.split_at(left.min(text.len()));
+        if left == 0 {
+            self.is_over = true;
+            self.in_data(of);
+            return Ok(Some(of.piece(&[])));
+        }
+        self.in_data(of);
+        Ok(self.data(of, text))
+    }
+
+    fn data<'a>(&mut self, mut of: Text, text: &mut &'a [u8]) -> Option<Frame<'a>> {
+        let (bytes, rest) = text.split_at(of.left.min(text.len()));
         if bytes.is_empty() {
             return None;
         }
         *text = rest;
         self.is_over = true;
-        let left = left - bytes.len();
-        self.in_data(stream, left, padding, ends_stream);
-        Some(Frame::Data {
-            stream,
-            bytes,
-            last: left == 0 && ends_stream,
-        })
+        of.left -= bytes.len();
+        self.in_data(of);
+        Some(of.piece(bytes))
     }
 
-    fn in_data(&mut self, stream: StreamId, left: usize, padding: usize, ends_stream: bool) {
-        self.state = State::Data {
-            stream,
-            left,
-            padding,
-            ends_stream,
-        };
-        if left == 0 {
-            self.skip(padding);
+    fn in_data(&mut self, of: Text) {
+        self.state = State::Data(of);
+        if of.left == 0 {
+            self.skip(of.padding);
         }
     }
 
@@ -376,82 +313,5 @@ impl Reader {
         self.kept.extend_from_slice(taken);
         *text = rest;
         taken.len() == missing
-    }
-}
-
-impl Begun {
-    fn frame(self, block: &[u8]) -> Frame<'_> {
-        let Self { stream, last, .. } = self;
-        match self.promised {
-            Some(promised) => Frame::PushPromise {
-                stream,
-                promised,
-                block,
-            },
-            None => Frame::Headers {
-                stream,
-                block,
-                last,
-            },
-        }
-    }
-}
-
-/// It is handed out as it comes, or only with what continues it.
-fn is_in_pieces(head: &Head) -> bool {
-    match head.kind {
-        Kind::Data => true,
-        Kind::Headers | Kind::PushPromise => !head.has(END_HEADERS),
-        _ => false,
-    }
-}
-
-/// The begin of a header block, and its first piece.
-fn begin_block<'a>(head: &Head, payload: &'a [u8]) -> Result<(Begun, &'a [u8]), FrameError> {
-    let (promised, piece) = match head.kind {
-        Kind::PushPromise => {
-            let (promised, piece) = header_block::of_push_promise(head, payload)?;
-            (Some(promised), piece)
-        }
-        _ => (None, header_block::of_headers(head, payload)?),
-    };
-    let begun = Begun {
-        stream: head.stream,
-        promised,
-        last: promised.is_none() && head.has(END_STREAM),
-        continuations: 0,
-        next: 0,
-    };
-    Ok((begun, piece))
-}
-
-/// What a frame says of which there is all.
-fn whole<'a>(head: &Head, payload: &'a [u8]) -> Result<Frame<'a>, FrameError> {
-    Ok(match head.kind {
-        Kind::Headers | Kind::PushPromise => {
-            let (begun, block) = begin_block(head, payload)?;
-            begun.frame(block)
-        }
-        Kind::Settings => Frame::Settings(Settings::read(head, payload)?),
-        // RFC 9113 section 6.4.
-        Kind::Reset if payload.len() != 4 => return Err(FrameError::Length),
-        Kind::Reset => Frame::Reset {
-            stream: head.stream,
-        },
-        Kind::GoAway => Frame::GoAway {
-            last: go_away(head, payload)?,
-        },
-        Kind::Data | Kind::Continuation | Kind::Other => Frame::Other,
-    })
-}
-
-/// RFC 9113 section 6.8.
-fn go_away(head: &Head, payload: &[u8]) -> Result<StreamId, FrameError> {
-    if head.stream != StreamId::CONNECTION {
-        return Err(FrameError::Stream);
-    }
-    match payload.split_first_chunk() {
-        Some((last, rest)) if rest.len() >= 4 => Ok(StreamId::from_bytes(*last)),
-        _ => Err(FrameError::Length),
     }
 }

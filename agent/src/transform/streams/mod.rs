@@ -1,0 +1,160 @@
+//! The streams of a session that are under way.
+
+mod heads;
+
+use std::collections::HashMap;
+
+use super::exchange::{Content, Exchange, Told};
+use super::frame::StreamId;
+use super::lanes::{Context, Lanes};
+use super::stats::Stop;
+use crate::event::{Side, WallTime};
+
+/// Streams under way at a time.
+const MAX_STREAMS: usize = 256;
+/// Streams given up within a second.
+const MAX_RESETS: u32 = 256;
+/// What a stream is counted as in memory, in bytes.
+const STREAM_BYTES: usize = 256;
+
+/// The streams of a session.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    exchanges: HashMap<StreamId, Exchange>,
+    /// The newest stream of each side.
+    newest: [Option<StreamId>; 2],
+    /// In which second streams were given up last, and how many.
+    resets: (u64, u32),
+}
+
+/// Who said something when, and where it is told.
+pub(super) struct Place<'a, 'c> {
+    pub(super) at: WallTime,
+    pub(super) from: Side,
+    pub(super) lanes: &'a mut Lanes,
+    pub(super) context: &'a mut Context<'c>,
+    pub(super) scratch: &'a mut Vec<u8>,
+}
+
+impl<'c> Place<'_, 'c> {
+    fn told(&mut self) -> Told<'_, 'c> {
+        Told {
+            lanes: self.lanes,
+            context: self.context,
+            scratch: self.scratch,
+        }
+    }
+
+    /// Tells a head.
+    fn tell(&mut self, exchange: &Exchange, from: Side) {
+        let sink = &mut *self.context.sink;
+        self.lanes
+            .data(exchange.lane, self.at, from, self.scratch, sink);
+    }
+}
+
+impl Streams {
+    /// Content of a stream, or so much of it that is missing.
+    pub(super) fn content(
+        &mut self,
+        stream: StreamId,
+        content: Content<'_>,
+        last: bool,
+        place: &mut Place<'_, '_>,
+    ) -> Result<(), Stop> {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else {
+            if let Content::Text(bytes) = content {
+                place.context.stats.late_bytes += bytes.len() as u64;
+            }
+            return self.was_there(stream);
+        };
+        let (at, from) = (place.at, place.from);
+        exchange.content(at, from, content, last, place.told())?;
+        if matches!(content, Content::Missing(_)) {
+            place.context.stats.holes += 1;
+        }
+        if last {
+            self.conclude(stream, place);
+        }
+        Ok(())
+    }
+
+    /// A stream is given up.
+    pub(super) fn reset(
+        &mut self,
+        stream: StreamId,
+        place: &mut Place<'_, '_>,
+    ) -> Result<(), Stop> {
+        if !self.give_up(stream, place) {
+            return Ok(());
+        }
+        let second = place.at.0 / 1_000_000_000;
+        let (of, count) = self.resets;
+        let count = if of == second { count + 1 } else { 1 };
+        self.resets = (second, count);
+        match count {
+            ..=MAX_RESETS => Ok(()),
+            _ => Err(Stop::Resets),
+        }
+    }
+
+    /// What the other side asked for behind `last` isn't heard (RFC 9113 section 6.8).
+    pub(super) fn go_away(&mut self, last: StreamId, place: &mut Place<'_, '_>) {
+        let is_unheard = |stream: &StreamId| {
+            *stream > last && stream.is_clients() == (place.from == Side::Server)
+        };
+        let mut unheard: Vec<_> = self.exchanges.keys().copied().filter(is_unheard).collect();
+        unheard.sort_unstable();
+        for stream in unheard {
+            self.give_up(stream, place);
+        }
+    }
+
+    /// Bytes that they take in memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.exchanges.capacity() * STREAM_BYTES
+    }
+
+    /// What it was telling ends by a reset. `false`: it wasn't under way.
+    fn give_up(&mut self, stream: StreamId, place: &mut Place<'_, '_>) -> bool {
+        let Some(exchange) = self.exchanges.remove(&stream) else {
+            return false;
+        };
+        place.context.stats.aborted += 1;
+        let (at, from) = (place.at, place.from);
+        place
+            .lanes
+            .reset_lane(exchange.lane, at, from, place.context);
+        true
+    }
+
+    /// What comes for a stream that isn't under way: it was, and its end has crossed this, or it never began.
+    fn was_there(&self, stream: StreamId) -> Result<(), Stop> {
+        let by = match stream.is_clients() {
+            true => Side::Client,
+            false => Side::Server,
+        };
+        match self.newest[by as usize] {
+            Some(newest) if stream <= newest => Ok(()),
+            _ => Err(Stop::Frames),
+        }
+    }
+
+    /// Where both messages are whole, the lane may take others.
+    fn conclude(&mut self, stream: StreamId, place: &mut Place<'_, '_>) {
+        let is_over = |exchange: &Exchange| exchange.is_over();
+        if !self.exchanges.get(&stream).is_some_and(is_over) {
+            return;
+        }
+        if let Some(exchange) = self.exchanges.remove(&stream) {
+            if exchange.keeps_lane() {
+                return place.lanes.release(exchange.lane);
+            }
+            for from in [Side::Client, Side::Server] {
+                place
+                    .lanes
+                    .finish_lane(exchange.lane, place.at, from, place.context);
+            }
+        }
+    }
+}
