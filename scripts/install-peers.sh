@@ -61,6 +61,7 @@ needs() {
 		nghttpd nghttp2-server
 		nats-server nats-server
 		ab apache2-utils
+		chromium chromium
 		valgrind valgrind
 		END
         ;;

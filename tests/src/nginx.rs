@@ -291,7 +291,7 @@ $request_method $request_uri $request_body_file';
   scgi_temp_path {dir}/scgi;
   client_max_body_size 64m;
   keepalive_requests {requests};
-  types {{ }}
+  types {{ text/html html; }}
   default_type application/octet-stream;
   ssl_certificate {dir}/cert.pem;
   ssl_certificate_key {dir}/key.pem;
@@ -302,6 +302,7 @@ $request_method $request_uri $request_body_file';
     {others}{plain}
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}
+    location /gzip/ {{ alias {dir}/www/; gzip on; gzip_types *; }}
     location /chunked/ {{ alias {dir}/www/; ssi on; ssi_types *; }}
     # Neither a length nor chunks: the body ends where the server closes, and no earlier.
     location /close/ {{ alias {dir}/www/; ssi on; ssi_types *; chunked_transfer_encoding off; }}

@@ -9,108 +9,22 @@ use std::process::Command;
 
 use mirror_tests::apache::apache_http2;
 use mirror_tests::curl::dechunk;
-use mirror_tests::examples::{
-    assert_all_succeeded, client, end, judge, script, server, sha256, start,
+use mirror_tests::examples::{assert_all_succeeded, client, end, judge, script, server, start};
+use mirror_tests::judges::{Profile, Suricata, exported_objects, follow};
+use mirror_tests::lanes::{
+    assert_lanes, curl, event, events, hash_count, mirror, with_http2, word,
 };
-use mirror_tests::judges::{
-    FileInfo, HttpEvent, Profile, Suricata, Verdict, exported_objects, follow,
-};
-use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::{HOST, Place, content, free_port};
 use mirror_tests::process::{Process, find, run, until};
 use mirror_tests::service::Agent;
 use mirror_tests::sessions;
-use mirror_tests::sslcollector::run_to;
-use mirror_tests::streams::Flow;
 use rustix::process::Signal;
 
-const RING: &str = "64M";
 const SIZES: [usize; 6] = [0, 1, 16_384, 16_385, 90_000, 1 << 20];
 /// Of larger bodies Suricata hashes the beginning only, unless it is told otherwise.
 const MAX_HASHED: usize = 100_000;
 /// Requests of h2load.
 const REQUESTS: usize = 1000;
-
-/// `sslcollector run --http1` that writes the place's capture and log.
-fn mirror(place: &Place) -> Command {
-    let log = place.path("sessions.jsonl").display().to_string();
-    let options = ["--ring-size", RING, "--http1", "--log", &log];
-    run_to(&place.path("capture.pcapng"), &options)
-}
-
-fn with_http2(place: &Place) -> Nginx<'_> {
-    let options = Options {
-        http2: true,
-        ..Options::default()
-    };
-    let nginx = Nginx::with(place, options);
-    nginx.start();
-    nginx
-}
-
-/// curl by HTTP/2 that believes the place's certificate.
-fn curl(place: &Place, port: u16) -> Vec<String> {
-    let words = [
-        "curl",
-        "-q",
-        "-sS",
-        "--http2",
-        "--noproxy",
-        "*",
-        "--cacert",
-        &place.path("cert.pem").display().to_string(),
-        "--resolve",
-        &format!("{HOST}:{port}:127.0.0.1"),
-    ];
-    words.map(str::to_owned).to_vec()
-}
-
-fn word<'f>(flow: &'f Flow, name: &str) -> Option<&'f str> {
-    let mut words = flow.comment.split(' ');
-    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// Text of HTTP/1.1 only, each flow a lane of a session that has several.
-fn assert_lanes(flows: &[Flow], sessions: usize) {
-    let mut ids: Vec<_> = flows.iter().map(|flow| word(flow, "session")).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), sessions, "{ids:?}");
-    for flow in flows {
-        let lane = word(flow, "http1").is_some_and(|part| part.starts_with("lane:"));
-        assert!(lane, "{}", flow.comment);
-        let response = flow.response.whole().expect("no hole");
-        assert!(
-            response.is_empty() || response.starts_with(b"HTTP/1.1 "),
-            "{}",
-            flow.comment
-        );
-    }
-}
-
-/// What Suricata saw without the ports, in order.
-fn events(verdict: &Verdict) -> Vec<HttpEvent> {
-    let events = verdict.http.iter().cloned();
-    let mut events: Vec<_> = events.map(|event| HttpEvent { port: 0, ..event }).collect();
-    events.sort();
-    events
-}
-
-fn event(method: &str, url: &str, status: u64, length: usize) -> HttpEvent {
-    HttpEvent {
-        port: 0,
-        method: method.into(),
-        url: url.into(),
-        status,
-        length: length as u64,
-    }
-}
-
-fn hash_count(verdict: &Verdict, file: &Path, upload: bool) -> usize {
-    let sum = sha256(file);
-    let is_it = |file: &&FileInfo| file.sha256 == sum && !file.gaps && file.upload == upload;
-    verdict.files.iter().filter(is_it).count()
-}
 
 /// Fifty requests at a time, of all sizes, up and down.
 #[test]

@@ -17,6 +17,8 @@ pub enum Profile {
     Stock,
     /// With packaging/suricata on top.
     Sslcollector,
+    /// The same for what wasn't forged, but captured where the kernel leaves checksums to the interface.
+    Original,
 }
 
 /// The judge.
@@ -28,6 +30,8 @@ pub struct Suricata;
 pub struct Verdict {
     /// One an HTTP transaction, in the order of Suricata's report.
     pub http: Vec<HttpEvent>,
+    /// All that is said of each, but where it was asked: what depends on neither port nor scheme.
+    pub heads: Vec<Value>,
     /// One a body.
     pub files: Vec<FileInfo>,
     /// State of each TCP flow at its end: `closed`, …
@@ -191,8 +195,12 @@ fn command(mut command: Command, profile: Profile, directory: &Path) -> Command 
     // It would append to a report that is there.
     let _ = fs::remove_file(directory.join("eve.json"));
     command.args(["-c", "/etc/suricata/suricata.yaml"]);
-    command.args(["-k", "all", "--set", "unix-command.enabled=no"]);
-    if profile == Profile::Sslcollector {
+    let checksums = match profile {
+        Profile::Stock | Profile::Sslcollector => "all",
+        Profile::Original => "none",
+    };
+    command.args(["-k", checksums, "--set", "unix-command.enabled=no"]);
+    if profile != Profile::Stock {
         let ours = project.join("packaging/suricata/sslcollector.yaml");
         command.arg("--include").arg(real(&ours));
     }
@@ -224,7 +232,10 @@ impl Verdict {
             match event["event_type"].as_str().unwrap_or_default() {
                 // HTTP/2 has frames of the connection itself.
                 "http" if event["http"]["http2"]["stream_id"] == 0 => {}
-                "http" => verdict.http.push(http_event(&event)),
+                "http" => {
+                    verdict.http.push(http_event(&event));
+                    verdict.heads.push(head(event["http"].clone()));
+                }
                 "fileinfo" => {
                     let client = clients.get(&event["flow_id"].as_u64()).copied().flatten();
                     verdict.files.push(file_info(&event, client));
@@ -274,6 +285,16 @@ fn http_event(event: &Value) -> HttpEvent {
         status: http["status"].as_u64().unwrap_or(0),
         length: http["length"].as_u64().unwrap_or(0),
     }
+}
+
+fn head(mut http: Value) -> Value {
+    if let Some(fields) = http.as_object_mut() {
+        // The second and the third are URLs.
+        for name in ["http_port", "http_refer", "redirect"] {
+            fields.remove(name);
+        }
+    }
+    http
 }
 
 fn file_info(event: &Value, client_port: Option<u64>) -> FileInfo {
