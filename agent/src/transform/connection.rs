@@ -169,7 +169,7 @@ impl Connection {
 
     /// Bytes that it takes in memory, about.
     pub(super) fn memory_bytes(&self) -> usize {
-        let tables = self.decoders.iter().map(Decoder::table_bytes);
+        let tables = self.decoders.iter().map(Decoder::memory_bytes);
         let readers = self.readers.iter().map(Reader::memory_bytes);
         let streams = self.streams.memory_bytes();
         size_of::<Self>() + tables.sum::<usize>() + readers.sum::<usize>() + streams

@@ -86,6 +86,7 @@ impl Exchange {
         last: bool,
         told: Told<'_, '_>,
     ) -> Result<(), Stop> {
+        self.check_tunnel(from, content.bytes())?;
         let Half::Begun(framing) = self.half(from) else {
             return Err(Stop::Malformed);
         };
@@ -137,6 +138,15 @@ impl Exchange {
             self.end(at, from, lanes, context);
         }
         Ok(())
+    }
+
+    /// Until a tunnel is granted, what the client says there would be read as its next request (RFC 9110 section 9.3.6).
+    fn check_tunnel(&self, from: Side, bytes: u64) -> Result<(), Stop> {
+        let waits = self.halves == [Half::Begun(Framing::Tunnel), Half::Awaited];
+        match from == Side::Client && waits && bytes > 0 {
+            true => Err(Stop::Malformed),
+            false => Ok(()),
+        }
     }
 
     /// A message is whole.

@@ -129,6 +129,7 @@ impl From<MessageError> for Stop {
             MessageError::Bytes => Self::Bytes,
             MessageError::TransferEncoding => Self::TransferEncoding,
             MessageError::Length => Self::Length,
+            MessageError::Size => Self::Size,
             MessageError::Malformed => Self::Malformed,
         }
     }

@@ -60,9 +60,15 @@ impl Decoder {
         self.permitted = self.permitted.max(table_bytes).min(self.max_permitted);
     }
 
-    /// Bytes of its table, as RFC 7541 section 4.1 counts them: no less than it takes in memory.
-    pub fn table_bytes(&self) -> usize {
+    /// Bytes of its table, as RFC 7541 section 4.1 counts them.
+    #[cfg(test)]
+    pub(super) fn table_bytes(&self) -> usize {
         self.table.size()
+    }
+
+    /// Bytes that its table takes in memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        self.table.memory_bytes()
     }
 
     /// Reads a block into a list, which is emptied first.

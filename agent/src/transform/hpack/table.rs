@@ -78,11 +78,18 @@ impl Table {
     pub(super) fn resize(&mut self, max_size: usize) {
         self.max_size = max_size;
         self.shrink_to(max_size);
+        self.entries.shrink_to(2 * self.entries.len());
     }
 
     /// Its size as section 4.1 counts it, in bytes.
+    #[cfg(test)]
     pub(super) fn size(&self) -> usize {
         self.size
+    }
+
+    /// Bytes that it takes in memory, about: small entries take more than section 4.1 counts, and room that once was needed stays.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.size + self.entries.capacity() * size_of::<Entry>()
     }
 
     fn shrink_to(&mut self, size: usize) {

@@ -312,6 +312,23 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(one, 1..8)
 }
 
+/// What small fields take is counted, and given back.
+#[test]
+fn memory_of_a_table() {
+    const FIELDS: usize = 1985;
+    let mut decoder = Decoder::new(64 << 10);
+    decoder.permit(64 << 10);
+    let mut list = FieldList::new(1 << 20);
+    // A table of 64 KiB, and fields of one byte.
+    let grow = [0x3f, 0xe1, 0xff, 0x03];
+    let fill = [&grow[..], &[0x40, 1, b'a', 0].repeat(FIELDS)].concat();
+    decoder.decode(&fill, &mut list).unwrap();
+    assert_eq!(decoder.table_bytes(), 33 * FIELDS);
+    assert!(decoder.memory_bytes() >= (33 + 24) * FIELDS);
+    decoder.decode(&[0x20], &mut list).unwrap();
+    assert!(decoder.memory_bytes() < 1000, "{}", decoder.memory_bytes());
+}
+
 proptest! {
     /// Another decoder reads the same, block by block, as long as it reads.
     #[test]

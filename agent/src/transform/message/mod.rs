@@ -34,6 +34,9 @@ pub enum MessageError {
     /// A content-length that is no number, or is said twice, or isn't the length.
     #[error("a content-length that isn't the content's length")]
     Length,
+    /// The name of a protocol that is none.
+    #[error("the name of a protocol is too long")]
+    Size,
     /// Pseudo-header fields that are missing, unknown, repeated or in the wrong place (RFC 9113 section 8.3), or text where no
     /// message has any.
     #[error("a message that isn't one by the rules of HTTP/2")]

@@ -10,6 +10,9 @@ use crate::event::FlowId;
 use crate::transform::frame::StreamId;
 use crate::transform::hpack::{Field, FieldList};
 
+/// Longest name of a protocol (RFC 8441 section 4): it is kept as long as its stream. Registered ones have at most 20 bytes.
+const MAX_PROTOCOL_BYTES: usize = 64;
+
 /// What of a request its answer depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Asked {
@@ -147,6 +150,12 @@ impl<'a> Pseudo<'a> {
 
     /// Writes the request line.
     fn write_line(&self, seed: &Seed, out: &mut Vec<u8>) -> Result<Asked, MessageError> {
+        if self
+            .protocol
+            .is_some_and(|name| name.len() > MAX_PROTOCOL_BYTES)
+        {
+            return Err(MessageError::Size);
+        }
         let method = self.method.filter(|method| !method.is_empty());
         let method = method.ok_or(MessageError::Malformed)?;
         if !method.iter().all(|byte| is_token(*byte)) {
@@ -166,10 +175,15 @@ impl<'a> Pseudo<'a> {
         };
         let target = target.filter(|target| !target.is_empty());
         let target = target.ok_or(MessageError::Malformed)?;
-        // RFC 9112 section 3.2: a space would end it.
         let mut around = [Some(target), self.authority, self.protocol].into_iter();
-        if around.any(|text| text.is_some_and(|text| text.iter().any(u8::is_ascii_whitespace))) {
+        if around.any(|text| text.is_some_and(|text| text.iter().any(ends_a_word))) {
             return Err(MessageError::Bytes);
+        }
+        // RFC 9113 section 8.3.1. Another would be read as a whole URI, whose host counts, not that of `Host` (RFC 9112 section
+        // 3.2.2).
+        let is_path = target[0] == b'/' || (method == b"OPTIONS" && target == b"*");
+        if asked != Asked::Connect && !is_path {
+            return Err(MessageError::Malformed);
         }
         out.extend_from_slice(method);
         out.push(b' ');
@@ -177,6 +191,11 @@ impl<'a> Pseudo<'a> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         Ok(asked)
     }
+}
+
+/// RFC 9112 section 3: who reads a request line leniently ends its words at all of these.
+fn ends_a_word(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == 0x0b
 }
 
 fn upgrade(protocol: &[u8], seed: &Seed) -> Asked {

@@ -207,7 +207,12 @@ fn responses() {
 
 #[test]
 fn what_cannot_be_told() {
-    use MessageError::{Bytes, Length, Malformed, TransferEncoding};
+    use MessageError::{Bytes, Length, Malformed, Size, TransferEncoding};
+    let protocol = |bytes| {
+        let begin = ":method:CONNECT|:scheme:https|:path:/|:authority:a|:protocol:";
+        [begin.as_bytes(), &vec![b'x'; bytes]].concat()
+    };
+    assert!(asked(&protocol(64), false).is_ok());
     for (text, error) in [
         (get("|x:a\rb"), Bytes),
         (get("|x:a\nb"), Bytes),
@@ -227,6 +232,19 @@ fn what_cannot_be_told() {
             b":method:GET|:scheme:https|:authority:a b|:path:/".to_vec(),
             Bytes,
         ),
+        (
+            b":method:GET|:scheme:https|:authority:a|:path:/x\x0by".to_vec(),
+            Bytes,
+        ),
+        (
+            b":method:GET|:scheme:https|:authority:a|:path:http://b/".to_vec(),
+            Malformed,
+        ),
+        (
+            b":method:GET|:scheme:https|:authority:a|:path:*".to_vec(),
+            Malformed,
+        ),
+        (protocol(65), Size),
         (
             b":method:GET x|:scheme:https|:authority:a|:path:/".to_vec(),
             Bytes,

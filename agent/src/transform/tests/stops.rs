@@ -119,6 +119,21 @@ fn answers_that_are_no_answers() {
     }
 }
 
+/// Nobody has granted the tunnel: HTTP/1.1 would read a request.
+#[test]
+fn what_a_client_says_too_early_into_a_tunnel() {
+    let upgrade = ":method: CONNECT\n:protocol: x\n:scheme: https\n:path: /\n:authority: a.example";
+    for connect in [":method: CONNECT\n:authority: b.example:22", upgrade] {
+        let mut scene = Scene::new();
+        let early = data(1, false, b"GET /never HTTP/1.1\r\n\r\n");
+        scene.client(&[headers(1, false, connect), early.clone()]);
+        assert!(scene.own().text(Side::Client).ends_with("\r\n\r\n"));
+        assert_eq!(scene.own().end, End::Reset(Side::Client));
+        assert_eq!(scene.raw().said[0], early);
+        assert_eq!(scene.stats().stopped[Stop::Malformed as usize], 1);
+    }
+}
+
 #[test]
 fn a_frame_that_was_begun_goes_on_where_it_was() {
     let mut scene = Scene::new();
