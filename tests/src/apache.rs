@@ -41,6 +41,24 @@ pub fn apache_http2(place: &Place) -> Service {
     service
 }
 
+/// By HTTP/2 and HTTP/1.1 in front of a server at this port of 127.0.0.1, WebSockets too.
+///
+/// # Panics
+/// As above.
+pub fn apache_in_front(place: &Place, port: u16) -> Service {
+    let service = apache_http2(place);
+    let mut text = place.text("apache.conf");
+    for module in ["proxy", "proxy_http"] {
+        let _ = writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so");
+    }
+    let _ = write!(
+        text,
+        "H2WebSockets on\nProxyPass / http://127.0.0.1:{port}/ upgrade=websocket\n"
+    );
+    std::fs::write(place.path("apache.conf"), text).expect("apache.conf");
+    service
+}
+
 /// [`apache`] that listens at these addresses.
 ///
 /// # Panics

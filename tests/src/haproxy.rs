@@ -32,6 +32,19 @@ pub fn haproxy(place: &Place, backend: u16) -> Service {
     haproxy_with(place, free_port(), "http", &[way])
 }
 
+/// The same, with HTTP/2 for those who ask for it.
+///
+/// # Panics
+/// As above.
+pub fn haproxy_http2(place: &Place, backend: u16) -> Service {
+    let service = haproxy(place, backend);
+    let file = place.path("haproxy.cfg");
+    let text = place.text("haproxy.cfg");
+    let text = text.replace("both.pem\n", "both.pem alpn h2,http/1.1\n");
+    std::fs::write(file, text).expect("haproxy.cfg");
+    service
+}
+
 /// The same at this port, with these ways, whose text it reads (mode `http`) or doesn't (`tcp`). Connections to servers are kept for
 /// other clients' requests, where it reads.
 ///

@@ -38,6 +38,16 @@ pub(in super::super) struct Request {
     pub(in super::super) framing: Framing,
 }
 
+impl Asked {
+    /// Whether the handshake with WebSocket's key has this field: over HTTP/2 it says nothing (RFC 8441 section 5), where a
+    /// proxy passes on what it has of another connection.
+    pub(super) fn writes(&self, name: &[u8]) -> bool {
+        let names: [&[u8]; 2] = [b"sec-websocket-key", b"sec-websocket-accept"];
+        matches!(self, Self::Upgrade { key: Some(_), .. })
+            && names.iter().any(|other| name.eq_ignore_ascii_case(other))
+    }
+}
+
 /// Pseudo-header fields of a request (RFC 9113 section 8.3.1, RFC 8441 section 4).
 #[derive(Debug, Default)]
 struct Pseudo<'a> {
@@ -81,7 +91,7 @@ pub(in super::super) fn request(
         // RFC 9113 section 8.3.1: it says the same, or both are shown.
         let says_again = field.name.eq_ignore_ascii_case(b"host")
             && authority.is_some_and(|authority| authority == field.value);
-        if !says_again && !length.hides(field, last) {
+        if !says_again && !length.hides(field, last) && !asked.writes(field.name) {
             field::write(field.name, field.value, out);
         }
     }

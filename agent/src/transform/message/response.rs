@@ -47,7 +47,8 @@ pub(in super::super) fn response(
     let length = Length::of(fields)?;
     for field in fields.iter().skip(1) {
         let field = checked(field)?;
-        if has_content && length.hides(field, last) {
+        let is_hidden = has_content && length.hides(field, last);
+        if is_hidden || (shown == 101 && asked.writes(field.name)) {
             continue;
         }
         field::write(field.name, field.value, out);

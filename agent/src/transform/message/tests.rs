@@ -118,12 +118,16 @@ fn tunnels() {
         )
     );
     assert_eq!(told.len(), key.len());
+    let with_key = [&websocket[..], b"|sec-websocket-key:x"].concat();
+    assert_eq!(asked(&with_key, false).unwrap().0, text);
     // The example of RFC 6455 section 1.3.
     let asked = Asked::Upgrade {
         protocol: b"websocket"[..].into(),
         key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
     };
-    let (text, response) = answered(b":status:200", false, &asked).unwrap();
+    // What HAProxy has of the server behind it fits another key.
+    let granted = b":status:200|sec-websocket-accept:L/KRnvpmLMM+rnsLDe2NOcAPHTE=";
+    let (text, response) = answered(granted, false, &asked).unwrap();
     assert_eq!(
         text,
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
