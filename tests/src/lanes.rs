@@ -1,5 +1,6 @@
 //! HTTP/2 shown as HTTP/1.1: who speaks it, and what flows and Suricata have to show of it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
 
@@ -38,6 +39,11 @@ pub fn with_http2(place: &Place) -> Nginx<'_> {
 
 /// curl's words for HTTP/2, where it believes the place's certificate.
 pub fn curl(place: &Place, port: u16) -> Vec<String> {
+    curl_to(place, (Ipv4Addr::LOCALHOST.into(), port))
+}
+
+/// The same for a server elsewhere.
+pub fn curl_to(place: &Place, (address, port): (IpAddr, u16)) -> Vec<String> {
     let words = [
         "curl",
         "-q",
@@ -48,7 +54,7 @@ pub fn curl(place: &Place, port: u16) -> Vec<String> {
         "--cacert",
         &place.path("cert.pem").display().to_string(),
         "--resolve",
-        &format!("{HOST}:{port}:127.0.0.1"),
+        &format!("{HOST}:{port}:{address}"),
     ];
     words.map(str::to_owned).to_vec()
 }
@@ -101,7 +107,11 @@ pub fn event(method: &str, url: &str, status: u64, length: usize) -> HttpEvent {
 
 /// How often Suricata saw this file, whole, up or down.
 pub fn hash_count(verdict: &Verdict, file: &Path, upload: bool) -> usize {
-    let sum = sha256(file);
+    sum_count(&verdict.files, &sha256(file), upload)
+}
+
+/// The same by its hash.
+pub fn sum_count(files: &[FileInfo], sum: &str, upload: bool) -> usize {
     let is_it = |file: &&FileInfo| file.sha256 == sum && !file.gaps && file.upload == upload;
-    verdict.files.iter().filter(is_it).count()
+    files.iter().filter(is_it).count()
 }

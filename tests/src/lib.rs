@@ -36,6 +36,7 @@ pub mod link;
 pub mod load;
 pub mod manager;
 pub mod memory;
+pub mod monitors;
 pub mod native;
 pub mod nats;
 pub mod needles;
