@@ -142,7 +142,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 HOSTILE_SECONDS ?= 300
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= ring attach body policy wire text helper_request frame batch inlet answers spool token enrol certificate_request \
-	envelope mark diag handshakes xff proxy_protocol http2
+	envelope mark diag handshakes xff proxy_protocol http2 http2_requests http2_responses
 # What cargo-fuzz would pass; so it isn't needed, and the stable compiler will do.
 FUZZ_FLAGS := --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

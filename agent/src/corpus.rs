@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 #[path = "../../fuzz/fuzz_targets/retold.rs"]
 pub(crate) mod retold;
 
+/// HTTP/2 as another program understands it.
+#[path = "../../fuzz/fuzz_targets/peer/mod.rs"]
+pub(crate) mod peer;
+
 /// Mutations of each input.
 const ROUNDS: usize = 2000;
 

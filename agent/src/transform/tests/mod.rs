@@ -3,6 +3,7 @@
 mod ends;
 mod exchanges;
 mod lanes;
+mod peer;
 mod round_trip;
 mod stops;
 
