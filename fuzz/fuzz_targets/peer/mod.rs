@@ -116,15 +116,6 @@ impl Message {
             && both.fold(true, |same, (one, other)| same && one == other)
     }
 
-    /// In HTTP/1.1 nothing follows content of a known length.
-    fn framed_by(mut self, length: Option<usize>) -> Self {
-        if length.is_some() {
-            self.is_whole |= length == Some(self.content.len());
-            self.trailers.clear();
-        }
-        self
-    }
-
     fn add_all(&mut self, fields: &HeaderMap) {
         for (name, value) in fields {
             self.add(name.as_str(), value.as_bytes());

@@ -76,9 +76,9 @@ pub(super) fn served(bytes: &[u8]) -> Understood {
     let opened = frames(bytes).filter(|(kind, _)| *kind == 1);
     let opened: HashSet<u32> = opened.map(|(_, stream)| stream).collect();
     understood.is_partial |= opened.len() > live.len();
-    let messages = live.into_iter();
-    let messages = messages.map(|(message, _, length, _)| message.framed_by(length));
-    understood.messages = messages.collect();
+    for (message, _, length, _) in live {
+        understood.take(message, length);
+    }
     understood.is_partial |= refuses(&said);
     understood
 }
@@ -157,10 +157,25 @@ pub(super) fn answered(bytes: &[u8]) -> (Vec<u8>, Understood) {
         }
     }
     understood.is_partial |= over || refuses(&said);
-    let messages = live.into_iter();
-    let messages = messages.map(|(message, _, length)| message.framed_by(length));
-    understood.messages = messages.collect();
+    for (message, _, length) in live {
+        understood.take(message, length);
+    }
     (asked, understood)
+}
+
+impl Understood {
+    /// In HTTP/1.1 nothing follows content of a known length.
+    fn take(&mut self, mut message: Message, length: Option<usize>) {
+        if let Some(length) = length {
+            message.is_whole |= length == message.content.len();
+            message.trailers.clear();
+            // A 204 with content: h2 doesn't mind.
+            if message.content.len() > length {
+                (message.is_whole, self.is_partial) = (false, true);
+            }
+        }
+        self.messages.push(message);
+    }
 }
 
 fn length_of(fields: &HeaderMap) -> Option<usize> {

@@ -74,7 +74,16 @@ fn what_a_server_answers() {
         headers(5, false, ":status: 200\nx-id: 5"),
         reset(5),
     ];
-    for (name, said) in [("simple", simple.concat()), ("special", special.concat())] {
+    // HTTP/1.1 has no place for the content, and h2 doesn't mind it.
+    let forbidden = [
+        headers(1, false, ":status: 204\nx-id: 1"),
+        data(1, true, b"ab"),
+    ];
+    for (name, said) in [
+        ("simple", simple.concat()),
+        ("special", special.concat()),
+        ("forbidden", forbidden.concat()),
+    ] {
         run("http2_responses", name, &said, |bytes| {
             responses(bytes, &info(3));
         });
