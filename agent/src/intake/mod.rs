@@ -9,6 +9,7 @@
 //! ```
 
 mod admit;
+mod door;
 mod doorbell;
 mod family;
 mod kept;
