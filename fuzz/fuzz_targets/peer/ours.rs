@@ -88,6 +88,8 @@ impl Text {
             };
             let (method, path) = (head.method.expect("a method"), head.path.expect("a target"));
             heads.push(method.to_owned());
+            // `http` leaves out a fragment, which nobody sends.
+            let path = path.split('#').next().unwrap_or_default();
             let mut message = Message::new(format!("{method} {path}"), head.headers);
             rest = &rest[length..];
             if method == "CONNECT" || message.fields.contains_key("upgrade") {
