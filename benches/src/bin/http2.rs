@@ -256,6 +256,30 @@ fn requests_per_s() -> (f64, f64) {
     (rate(result.a), rate(result.b))
 }
 
+/// By how many nanoseconds content of so many bytes, in a frame and an event of its own, is forged later than its frame as it is would be.
+/// Nothing waits on the way: it is the time of the call.
+fn added_ns(content_bytes: usize) -> f64 {
+    let text = vec![b'x'; content_bytes];
+    let frames: Vec<_> = (0..REQUESTS).map(|_| frame(0, 0, 1, &text)).collect();
+    let head = frame(1, END_HEADERS, 1, &[0x88]);
+    let mut raw = Session::new(None, forger());
+    let mut told = Session::new(Some(Http1::new()), forger());
+    let round = |session: &mut Session<Forger<Nowhere>>| {
+        session.begin();
+        session.say(Side::Client, &request(1, true));
+        session.say(Side::Server, &head);
+        for frame in &frames {
+            session.say(Side::Server, frame);
+        }
+        session.event(FlowChange::Finish { from: Side::Client });
+        session.event(FlowChange::Finish { from: Side::Server });
+    };
+    let result = compare(|| round(&mut raw), || round(&mut told));
+    told.assert_told();
+    let added = result.b.as_secs_f64() - result.a.as_secs_f64();
+    added * 1e9 / f64::from(REQUESTS)
+}
+
 fn resident_bytes() -> anyhow::Result<f64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = statm.split(' ').nth(1).context("statm")?.parse()?;
@@ -290,7 +314,15 @@ fn main() -> anyhow::Result<()> {
     println!(
         "requests with an answer of 1 KiB: {told:.0}/s told, {forged:.0}/s told and forged, a core"
     );
+    let added = [("64", 64), ("1k", 1 << 10), ("16k", 16 << 10)];
+    let added = added.map(|(name, bytes)| (name, added_ns(bytes)));
+    for (bytes, ns) in added {
+        println!("content of {bytes} is forged {ns:.0} ns later than its frame would be");
+    }
     let mut figures = Figures::default();
+    for (bytes, ns) in added {
+        figures.add(&format!("added_ns_{bytes}"), ns);
+    }
     figures.add("bulk_vs_raw", by_length);
     figures.add("bulk_chunked_vs_raw", chunked);
     figures.add("bulk_gbit", gbit);
