@@ -1,6 +1,10 @@
 //! What a program would have understood of HTTP/2, by h2, beside what is told of it in HTTP/1.1: the same messages. The fuzz
 //! targets call it with inputs that they make up, and tests in `agent/src/transform` with those of the corpus.
-#![allow(dead_code, reason = "each target uses one of the functions")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each target uses one of the functions"
+)]
 
 mod ours;
 mod theirs;
