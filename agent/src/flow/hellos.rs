@@ -6,7 +6,8 @@
 //! segment      … …      random                                 whole: names, fingerprint
 //! ```
 //!
-//! A hello begins at a segment's beginning. Where a piece is said twice, both must say the same: else nobody knows which
+//! A hello begins at a segment's beginning, or behind a ChangeCipherSpec there: that is what a server says behind its
+//! HelloRetryRequest, and a slow carrier may put what comes next into the same segment. Where a piece is said twice, both must say the same: else nobody knows which
 //! of them the receiver took, and what was begun is forgotten. Memory is bounded; the oldest is forgotten first.
 
 use std::net::SocketAddr;
@@ -84,6 +85,7 @@ impl Hellos {
                 Some(Next::Unfinished) => return self.give_up(&way),
             }
         }
+        let segment = &segment.behind_change_cipher_spec();
         if !may_begin(segment.payload) {
             return;
         }
@@ -386,6 +388,31 @@ pub(super) mod tests {
         assert_eq!(facts, [expected]);
         let bytes = hello(2, RETRY_RANDOM);
         assert_eq!(told(&[(0, &bytes[..3]), (3, &bytes[3..])]), []);
+    }
+
+    /// The server's, whose HelloRetryRequest was a segment of its own.
+    #[test]
+    fn a_hello_behind_a_change_cipher_spec() {
+        let change = [20, 3, 3, 0, 1, 1];
+        let told = |bytes: &[u8]| {
+            let cut = |at: usize| told(&[(0, &bytes[..at]), (at, &bytes[at..])]);
+            [20, bytes.len()].map(cut)
+        };
+        let [cut, whole] = told(&[&change[..], &hello(2, [8; 32])].concat());
+        assert_eq!((cut.len(), &cut), (1, &whole));
+        let behind = [&change[..], &records(&browser(1500), 16_384)].concat();
+        let [cut, whole] = told(&behind);
+        assert_eq!((cut.len(), &cut), (2, &whole));
+        let WireFact::ClientHello { sequence, .. } = whole[0] else {
+            panic!("{whole:?}");
+        };
+        assert_eq!(sequence, (u32::MAX - 20).wrapping_add(6));
+        // No such record.
+        for (at, value) in [(1, 2), (3, 1), (4, 2), (5, 0)] {
+            let mut other = [&change[..], &hello(2, [8; 32])].concat();
+            other[at] = value;
+            assert_eq!(told(&other), [[], []], "byte {at}");
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ use super::wire::{Segment, WireFact};
 
 /// A record's header.
 pub(super) const RECORD_HEADER: usize = 5;
+/// A ChangeCipherSpec, which is a record of one byte (RFC 5246 7.1, RFC 8446 5).
+pub(super) const CHANGE_CIPHER_SPEC: usize = RECORD_HEADER + 1;
 /// A handshake message's header.
 pub(super) const MESSAGE_HEADER: usize = 4;
 /// Of a message up to where its random ends: header, version, random.

@@ -235,6 +235,18 @@ impl Segment<'_> {
         }
     }
 
+    /// What follows a ChangeCipherSpec (a record of one byte, RFC 8446 5), if it begins with one; else all of it.
+    pub(super) fn behind_change_cipher_spec(&self) -> Self {
+        match self.payload {
+            [20, 3, _, 0, 1, 1, rest @ ..] => Self {
+                sequence: self.sequence.wrapping_add(6),
+                payload: rest,
+                ..*self
+            },
+            _ => *self,
+        }
+    }
+
     /// The beginning of a connection.
     pub(super) fn syn(&self) -> Option<WireFact> {
         (self.flags & (SYN | ACK) == SYN).then(|| WireFact::Syn {

@@ -11,11 +11,11 @@
 //! A hello's window are the sequence numbers of its record, from its first segment to its end. Where the first
 //! segment hasn't even the message's length, or the message goes on in other records, it is [`UNKNOWN_BYTES`] long. It
 //! passes what is said in it, as often as it is said and in any order, but not before it begins. What passes is cut
-//! behind the hello.
+//! behind the hello. A segment's first record may be a ChangeCipherSpec, in front of it.
 
 use super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use super::assembler::{Assembler, Do, If, Instruction, Label, Register, Size};
-use crate::flow::reading::{MESSAGE_HEADER, RECORD_HEADER, WITH_RANDOM};
+use crate::flow::reading::{CHANGE_CIPHER_SPEC, MESSAGE_HEADER, RECORD_HEADER, WITH_RANDOM};
 use crate::flow::wire::{EXTENSION_HEADERS, EXTENSIONS, LinkType};
 
 /// Bytes of a key: addresses (IPv4's with zeros behind), ports, zeros.
@@ -256,6 +256,7 @@ impl Writer {
         self.program.alu_register(Do::Sub, R8, R7);
         self.program.jump_if(If::SignedAtMost, R8, 0, self.drop);
         self.window();
+        self.behind_change();
         self.beginning();
     }
 
@@ -291,6 +292,22 @@ impl Writer {
         self.program.jump_if_register(If::Below, R3, R2, none);
         self.map_and_key();
         self.program.call(MAP_DELETE);
+        self.program.place(none);
+    }
+
+    /// Skips a ChangeCipherSpec: a server's hello may come in one segment with the one behind its HelloRetryRequest.
+    fn behind_change(&mut self) {
+        let none = self.label();
+        let bytes = small(CHANGE_CIPHER_SPEC);
+        self.program.jump_if(If::Below, R8, bytes + 1, none);
+        self.read(0, bytes);
+        for (at, value) in [(0, 20), (1, 3), (3, 0), (4, 1), (5, 1)] {
+            self.buffer(Size::Byte, R1, at);
+            self.program.jump_if(If::NotEqual, R1, value, none);
+        }
+        self.program.alu(Do::Add, R7, bytes);
+        self.program.alu(Do::Sub, R8, bytes);
+        self.program.alu(Do::Add, R9, bytes);
         self.program.place(none);
     }
 

@@ -212,6 +212,32 @@ fn of_a_servers_hello_the_random_passes_and_of_a_syn_its_head() {
 }
 
 #[test]
+fn a_hello_passes_behind_a_change_cipher_spec() {
+    let Some(kernel) = kernel(LinkType::Raw) else {
+        return;
+    };
+    let change = [20, 3, 3, 0, 1, 1];
+    let behind = [&change[..], &hello(2, [7; 32])].concat();
+    assert_eq!(kernel.payload(1, 0, &behind), 6 + 43);
+    assert_eq!(kernel.payload(2, 0, &behind[..20]), 20);
+    assert_eq!(kernel.payload(2, 20, &behind[20..]), 23 + 6);
+    assert_eq!(kernel.payload(3, u32::MAX - 2, &behind[..20]), 20);
+    assert_eq!(kernel.payload(3, 17, &behind[20..]), 23 + 6);
+    let long = [&change[..], &long_hello(), &[23; 100]].concat();
+    assert_eq!(kernel.payload(4, 0, &long[..400]), 400);
+    assert_eq!(kernel.payload(4, 400, &long[400..]), long.len() - 500);
+    // By itself, or in front of anything else.
+    assert_eq!(kernel.payload(5, 0, &change), 0);
+    assert_eq!(kernel.payload(5, 0, &[&change[..], &[23; 100]].concat()), 0);
+    assert_eq!(kernel.payload(5, 0, &[&change[..], &change].concat()), 0);
+    for (at, value) in [(0, 21), (1, 2), (3, 1), (4, 2), (5, 0)] {
+        let mut other = behind.clone();
+        other[at] = value;
+        assert_eq!(kernel.payload(6, 0, &other), 0, "byte {at}");
+    }
+}
+
+#[test]
 fn a_storm_pushes_out_what_is_old_and_no_more() {
     let Some(kernel) = kernel_with(LinkType::Raw, 1024) else {
         return;
