@@ -8,6 +8,7 @@
 //! | `axum-service` | axum, axum-server | `rustls_mirror::install` |
 //! | `tonic-service` | tonic (gRPC), server and client | `rustls_mirror::install` |
 //! | `reqwest-client` | reqwest | `rustls_mirror::install` |
+//! | `carried` | rustls over pipes, which others carry to a socket | each of these |
 //!
 //! A server prints the address that it listens on, and ends in good order at SIGTERM or SIGINT. Each program run without
 //! arguments says which it takes.
