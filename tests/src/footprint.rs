@@ -41,6 +41,17 @@ impl Footprint {
     }
 }
 
+/// The most memory that a process has had in use so far, in bytes.
+///
+/// # Panics
+/// If there is no such process.
+pub fn peak_bytes(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kilobytes.expect("VmHWM") * 1024
+}
+
 /// Connections on IPv4 to this port that a process here still holds.
 ///
 /// # Panics

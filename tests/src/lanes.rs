@@ -12,7 +12,7 @@ use crate::sslcollector::run_to;
 use crate::streams::Flow;
 
 /// What everything that a scenario says fits.
-const RING: &str = "64M";
+pub const RING: &str = "64M";
 
 /// Options of whoever shows HTTP/2 so, and loses nothing.
 pub const HTTP1: [&str; 3] = ["--http1", "--ring-size", RING];
