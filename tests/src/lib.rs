@@ -30,6 +30,7 @@ pub mod exchange;
 pub mod faults;
 pub mod fleet;
 pub mod footprint;
+pub mod growing;
 pub mod haproxy;
 pub mod http1;
 pub mod http2;

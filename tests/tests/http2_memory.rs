@@ -50,7 +50,7 @@ fn keeper(number: usize) -> (Conversation, [[usize; 2]; 2]) {
     let status = || block(&[(b":status", b"200")]);
     let asks = |path| block(&request(path));
     let first = Conversation::new(&format!("keeper-{number}"))
-        .then(Server, &[large.clone()])
+        .then(Server, std::slice::from_ref(&large))
         .then(Client, &[PREFACE.to_vec(), large, filled(1, asks("/1"))])
         .then(Server, &[filled(1, status())]);
     let end = frame(CONTINUATION, END_HEADERS, 3, b"");
@@ -59,7 +59,7 @@ fn keeper(number: usize) -> (Conversation, [[usize; 2]; 2]) {
         .then(Client, &[begun(3, asks("/2"))])
         .then(Server, &[begun(3, status())])
         .then(Wait, &[])
-        .then(Client, &[end.clone()])
+        .then(Client, std::slice::from_ref(&end))
         .then(Server, &[end]);
     let ends = [Client, Server].map(|who| [&first, &both].map(|talk| talk.said(who).len()));
     (both, ends)
