@@ -59,6 +59,19 @@ pub fn apache_in_front(place: &Place, port: u16) -> Service {
     service
 }
 
+/// Without TLS, and HTTP/2 for those who upgrade to it; as [`apache`].
+///
+/// # Panics
+/// As above.
+pub fn apache_h2c(place: &Place) -> Service {
+    let service = apache_http2(place);
+    let text = place.text("apache.conf");
+    let text = text.replace("SSLEngine on", "SSLEngine off");
+    let text = text.replace("Protocols h2 ", "Protocols h2c ");
+    std::fs::write(place.path("apache.conf"), text).expect("apache.conf");
+    service
+}
+
 /// [`apache`] that listens at these addresses.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ const MAX_OVERHEAD_BYTES: u32 = 64 << 10;
 
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// So many bytes.
     Length(u64),
     /// Chunks.
@@ -16,7 +16,7 @@ pub(super) enum Framing {
 
 /// A body whose end can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// So many bytes are still to come.
     Length(u64),
     /// Chunks.
@@ -25,11 +25,11 @@ pub(super) enum Body {
 
 /// The chunks break the grammar: nobody can say where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unframed;
+pub(crate) struct Unframed;
 
 /// Where in the chunks the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: ChunkState,
     overhead: u32,
 }
@@ -62,7 +62,7 @@ enum ChunkState {
 }
 
 impl Body {
-    pub(super) fn chunked() -> Self {
+    pub(crate) fn chunked() -> Self {
         Self::Chunked(Chunked {
             state: ChunkState::Size {
                 value: 0,
@@ -73,7 +73,7 @@ impl Body {
     }
 
     /// How many of the bytes belong to the body, and whether it ends with them.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), Unframed> {
+    pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), Unframed> {
         match self {
             Self::Length(left) => {
                 let taken =
@@ -87,7 +87,7 @@ impl Body {
 
     /// How many of so many missing bytes certainly belong to the body, and whether it ends with them. Nothing: nobody can
     /// tell where it ends.
-    pub(super) fn skip(&mut self, bytes: u64) -> Option<(u64, bool)> {
+    pub(crate) fn skip(&mut self, bytes: u64) -> Option<(u64, bool)> {
         match self {
             Self::Length(left) => {
                 let taken = bytes.min(*left);

@@ -7,7 +7,7 @@ use super::claim::{Claim, Policy};
 use super::stats::Stop;
 
 /// Longest head that is waited for.
-pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// The head of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) struct RequestHead {
 
 /// What the answer's end depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
+pub(crate) enum Method {
     /// Its answer has no body.
     Head,
     /// What follows a positive answer is no HTTP.
@@ -33,7 +33,7 @@ pub(super) enum Method {
 
 /// The head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResponseHead {
+pub(crate) enum ResponseHead {
     /// Another follows.
     Interim,
     /// What follows is no HTTP/1.1 any more.
@@ -44,7 +44,7 @@ pub(super) enum ResponseHead {
 
 /// Looks for a head's end, at each byte once however small the pieces are in which it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct HeadEnd {
+pub(crate) struct HeadEnd {
     /// So many bytes were looked at.
     seen: usize,
     /// Those of empty lines in front, which are ignored (RFC 9112 section 2.2).
@@ -53,7 +53,7 @@ pub(super) struct HeadEnd {
 
 impl HeadEnd {
     /// Where the head ends that `bytes` begin with. They begin with those of the last time.
-    pub(super) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         if self.is_blank() {
             let fresh = bytes[self.seen..].iter();
             self.blank += fresh.take_while(|byte| b"\r\n".contains(byte)).count();
@@ -69,24 +69,39 @@ impl HeadEnd {
     }
 
     /// Nothing but empty lines has come.
-    pub(super) fn is_blank(self) -> bool {
+    pub(crate) fn is_blank(self) -> bool {
         self.blank == self.seen
     }
 }
 
 /// Room for the fields of a head: it has no more of them than lines.
-fn room(head: &[u8]) -> Vec<Header<'_>> {
+pub(crate) fn room(head: &[u8]) -> Vec<Header<'_>> {
     vec![EMPTY_HEADER; memchr::memchr_iter(b'\n', head).count() + 1]
 }
 
 /// Whether this may be the beginning of a request; asked of a first piece.
-pub(super) fn may_be_request(bytes: &[u8]) -> bool {
+pub(crate) fn may_be_request(bytes: &[u8]) -> bool {
     let mut fields = room(bytes);
     httparse::Request::new(&mut fields).parse(bytes).is_ok()
 }
 
 /// Reads the head of a request, from its first byte to its last.
 pub(super) fn request(bytes: &[u8], policy: &Policy) -> Result<RequestHead, Stop> {
+    let claims =
+        |fields: &[Header<'_>]| policy.claim(fields.iter().map(|field| (field.name, field.value)));
+    let (framing, method, claim) = request_with(bytes, claims)?;
+    Ok(RequestHead {
+        claim,
+        framing,
+        method,
+    })
+}
+
+/// The same, and what `read` finds in its fields.
+pub(crate) fn request_with<T>(
+    bytes: &[u8],
+    read: impl FnOnce(&[Header<'_>]) -> T,
+) -> Result<(Framing, Method, T), Stop> {
     let mut fields = room(bytes);
     let mut request = httparse::Request::new(&mut fields);
     if bytes.trim_ascii_start().starts_with(b"PRI * HTTP/2.0") {
@@ -96,28 +111,23 @@ pub(super) fn request(bytes: &[u8], policy: &Policy) -> Result<RequestHead, Stop
         Ok(Status::Complete(length)) if length == bytes.len() => {}
         _ => return Err(Stop::NotHttp),
     }
-    let (fields, method) = (&*request.headers, request.method);
-    let framing = match framing(fields)? {
+    let framing = match framing(request.headers)? {
         // Without either there is no body (RFC 9112 section 6.3, 7).
         None => Framing::Length(0),
         // HTTP/1.0 has none (section 6.1).
         Some(Framing::Chunked) if request.version == Some(0) => return Err(Stop::Framing),
         Some(framing) => framing,
     };
-    let claim = policy.claim(fields.iter().map(|field| (field.name, field.value)));
-    Ok(RequestHead {
-        claim,
-        framing,
-        method: match method {
-            Some("HEAD") => Method::Head,
-            Some("CONNECT") => Method::Connect,
-            _ => Method::Other,
-        },
-    })
+    let method = match request.method {
+        Some("HEAD") => Method::Head,
+        Some("CONNECT") => Method::Connect,
+        _ => Method::Other,
+    };
+    Ok((framing, method, read(request.headers)))
 }
 
 /// Reads the head of an answer to a request of this method.
-pub(super) fn response(bytes: &[u8], method: Method) -> Result<ResponseHead, Stop> {
+pub(crate) fn response(bytes: &[u8], method: Method) -> Result<ResponseHead, Stop> {
     let mut fields = room(bytes);
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(bytes) {

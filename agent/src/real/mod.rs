@@ -28,13 +28,13 @@
 //! Pure: events and the time come as arguments.
 
 mod address;
-mod body;
+pub(crate) mod body;
 mod claim;
 mod clients;
 #[cfg(test)]
 mod corpus_tests;
 mod held;
-mod http;
+pub(crate) mod http;
 mod lanes;
 mod proxy;
 mod session;

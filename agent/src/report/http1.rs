@@ -23,6 +23,11 @@ pub(super) fn lines(stats: &TransformStats) -> Vec<String> {
             ),
         ),
         said(
+            stats.upgraded,
+            "session",
+            "of HTTP/2 that began as HTTP/1.1 (h2c): the 101 that said so isn't shown",
+        ),
+        said(
             stopped,
             "session",
             format_args!(

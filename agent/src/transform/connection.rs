@@ -3,7 +3,8 @@
 use super::exchange::Content;
 use super::frame::{Frame, Reader, Settings};
 use super::hpack::{Decoder, FieldList};
-use super::lanes::{Context, Lanes};
+use super::lanes::{Context, LaneNumber, Lanes};
+use super::message::Asked;
 use super::stats::Stop;
 use super::streams::{Place, Streams};
 use crate::event::{Side, WallTime};
@@ -51,6 +52,19 @@ impl Connection {
             decoders: [(); 2].map(|()| Decoder::new(MAX_TABLE_BYTES)),
             streams: Streams::default(),
         }
+    }
+
+    /// Behind an upgrade of HTTP/1.1: what was asked there is stream 1, told on that lane already (RFC 7540 section 3.2).
+    pub(super) fn upgraded(lane: LaneNumber, asked: Asked, clients: Settings) -> Self {
+        let mut connection = Self::new();
+        let server = Side::Server as usize;
+        permit(
+            clients,
+            &mut connection.readers[server],
+            &mut connection.decoders[server],
+        );
+        connection.streams.upgraded(lane, asked);
+        connection
     }
 
     /// Text of one side.

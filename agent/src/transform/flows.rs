@@ -127,10 +127,10 @@ impl Http1 {
             return sink.flow_event(event);
         }
         self.make_way(info.tuple, event.at, sink);
-        let is_http2 = info.alpn.as_deref().map(|alpn| alpn == "h2");
+        let alpn = info.alpn.as_deref();
         let from_start = info.announcement == Announcement::New && info.continued.is_none();
-        if is_http2 == Some(false) || !from_start {
-            if is_http2 == Some(true) {
+        if !matches!(alpn, None | Some("h2" | "http/1.1")) || !from_start {
+            if alpn == Some("h2") {
                 self.shared.stats.stopped(Stop::Late);
             }
             self.passing.begin(flow, info.tuple, &self.shared.endpoints);

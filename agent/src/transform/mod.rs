@@ -16,6 +16,8 @@
 //!   are whole.
 //! - Fields keep their order, and get the capitals that programs write in HTTP/1.1. Nothing of them can make another boundary
 //!   than ours. Flow control, priorities and padding have no counterpart and aren't told.
+//! - HTTP/1.1 goes on as it is, until it is upgraded to HTTP/2 (h2c, RFC 7540 section 3.2): from there on its streams are told,
+//!   the answer to the request that asked for it first. The `101` isn't told, since behind it HTTP/1.1 would have ended.
 //! - A stream that is given up ends its lane by a reset. A hole within content is a hole in the lane.
 //! - What isn't understood, isn't allowed or is too much ([`Stop`]) ends the telling: lanes with something under way are reset, the
 //!   idle ones closed, and the session goes on as the frames that it is, in a flow of its own, from the first that wasn't told (in
@@ -41,6 +43,7 @@ mod stats;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use flows::Http1;
 pub use part::{Http1Part, PartKind};

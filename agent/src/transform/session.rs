@@ -3,7 +3,9 @@
 use super::connection::{Connection, Scratch, Stopped};
 use super::lanes::{Context, LaneNumber, Lanes};
 use super::stats::Stop;
+use super::upgrade::{Then, Upgraded, Watch};
 use crate::event::{FlowChange, FlowInfo, Side, Tuple, WallTime};
+use crate::real::http::may_be_request;
 
 /// What a client says first where it speaks HTTP/2, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,6 +25,8 @@ pub(super) struct Session {
 enum State {
     /// Nobody knows yet what it speaks. What has been said is kept, with who said it.
     Unknown(Vec<(Side, Vec<u8>)>),
+    /// HTTP/1.1 in the session's own flow, which may become HTTP/2.
+    Http11(Box<Watch>, LaneNumber),
     Http2(Box<Connection>),
     /// As it is: in the session's own flow from the begin on, or in another from some place on. Nothing: there is no port for it.
     AsIs(Option<LaneNumber>),
@@ -37,12 +41,14 @@ impl Session {
         context: &mut Context<'_>,
     ) -> Self {
         let is_http2 = info.alpn.as_deref() == Some("h2");
-        let state = match is_http2 {
-            true => State::http2(context),
-            false => State::Unknown(Vec::new()),
+        let mut lanes = Lanes::begin(flow, at, info, is_http2, context);
+        let state = match info.alpn.as_deref() {
+            Some("h2") => State::http2(Connection::new(), context),
+            Some(_) => State::http11(&mut lanes, at, context),
+            None => State::Unknown(Vec::new()),
         };
         Self {
-            lanes: Lanes::begin(flow, at, info, is_http2, context),
+            lanes,
             state,
             said: [0; 2],
         }
@@ -94,13 +100,14 @@ impl Session {
                     let lane = self.lanes.claim_raw(at, said, Stop::Ports, context);
                     self.state = State::AsIs(lane);
                 }
-                State::Unknown(_) => {}
+                State::Unknown(_) | State::Http11(..) => {}
             }
         }
     }
 
     /// It isn't followed any longer.
     pub(super) fn stop(&mut self, at: WallTime, why: Stop, context: &mut Context<'_>) {
+        self.watch_no_more(at, context);
         if let State::Http2(connection) = &self.state {
             let unread = [Side::Client, Side::Server].map(|from| connection.unread(from).to_vec());
             self.go_on_as_is(at, why, self.said, &unread, context);
@@ -112,6 +119,8 @@ impl Session {
         let state = match &self.state {
             State::Unknown(kept) => kept.iter().map(|(_, text)| text.capacity()).sum(),
             State::Http2(connection) => connection.memory_bytes(),
+            // No more than a flow that passes, but for what is kept.
+            State::Http11(watch, _) => return watch.memory_bytes(),
             State::AsIs(_) => return 0,
         };
         size_of::<Self>() + self.lanes.memory_bytes() + state
@@ -136,7 +145,29 @@ impl Session {
                 match protocol(kept) {
                     Protocol::Unknown => {}
                     Protocol::Other => self.decide(at, context),
-                    Protocol::Http2 => self.turn_out_http2(at, scratch, context),
+                    Protocol::Http11 => {
+                        let state = State::http11(&mut self.lanes, at, context);
+                        self.turn_out(state, at, scratch, context);
+                    }
+                    Protocol::Http2 => {
+                        let state = State::http2(Connection::new(), context);
+                        self.turn_out(state, at, scratch, context);
+                    }
+                }
+            }
+            State::Http11(watch, lane) => {
+                let lane = *lane;
+                let mut out = |text: &[u8]| self.lanes.data(lane, at, from, text, context.sink);
+                match watch.data(from, bytes, &mut out) {
+                    Then::GoesOn => {}
+                    Then::Ends => self.watch_no_more(at, context),
+                    Then::CannotBeFollowed => {
+                        context.stats.stopped(Stop::Upgrade);
+                        self.watch_no_more(at, context);
+                    }
+                    Then::Upgraded(upgraded) => {
+                        self.upgrade(*upgraded, lane, at, bytes.len(), scratch, context);
+                    }
                 }
             }
             State::Http2(connection) => {
@@ -172,9 +203,14 @@ impl Session {
         }
     }
 
-    /// It speaks HTTP/2, as its first words show.
-    fn turn_out_http2(&mut self, at: WallTime, scratch: &mut Scratch, context: &mut Context<'_>) {
-        let state = State::http2(context);
+    /// It speaks what its first words show.
+    fn turn_out(
+        &mut self,
+        state: State,
+        at: WallTime,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) {
         let State::Unknown(kept) = std::mem::replace(&mut self.state, state) else {
             return;
         };
@@ -187,8 +223,45 @@ impl Session {
         self.said = said;
     }
 
-    /// If nobody knows what it speaks, it isn't HTTP/2.
+    /// It goes on as HTTP/2, from within the piece at hand, of so many bytes.
+    fn upgrade(
+        &mut self,
+        upgraded: Upgraded,
+        lane: LaneNumber,
+        at: WallTime,
+        bytes: usize,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) {
+        let Upgraded {
+            asked,
+            settings,
+            text,
+        } = upgraded;
+        context.stats.upgraded += 1;
+        context.stats.requests += 1;
+        let connection = Connection::upgraded(lane, asked, settings);
+        self.state = State::http2(connection, context);
+        let from = Side::Server;
+        let said = self.said[from as usize];
+        self.said[from as usize] = said + bytes as u64 - text.len() as u64;
+        self.data(at, from, &text, scratch, context);
+        self.said[from as usize] = said;
+    }
+
+    /// It stays HTTP/1.1.
+    fn watch_no_more(&mut self, at: WallTime, context: &mut Context<'_>) {
+        if let State::Http11(watch, lane) = &self.state {
+            let (lane, held) = (*lane, watch.held());
+            let from = Side::Server;
+            self.lanes.data(lane, at, from, held, context.sink);
+            self.state = State::AsIs(Some(lane));
+        }
+    }
+
+    /// If nobody knows what it speaks, it isn't HTTP/2, nor will it be.
     fn decide(&mut self, at: WallTime, context: &mut Context<'_>) {
+        self.watch_no_more(at, context);
         if let State::Unknown(kept) = &mut self.state {
             let kept = std::mem::take(kept);
             let lane = self.lanes.claim(at, context).ok();
@@ -233,9 +306,16 @@ impl Session {
 }
 
 impl State {
-    fn http2(context: &mut Context<'_>) -> Self {
+    fn http2(connection: Connection, context: &mut Context<'_>) -> Self {
         context.stats.sessions += 1;
-        Self::Http2(Box::new(Connection::new()))
+        Self::Http2(Box::new(connection))
+    }
+
+    fn http11(lanes: &mut Lanes, at: WallTime, context: &mut Context<'_>) -> Self {
+        match lanes.claim(at, context) {
+            Ok(lane) => Self::Http11(Box::default(), lane),
+            Err(_) => Self::AsIs(None),
+        }
     }
 }
 
@@ -251,6 +331,7 @@ fn unread(connection: &Connection, from: Side, stopped: &Stopped<'_>) -> [Vec<u8
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Unknown,
+    Http11,
     Http2,
     Other,
 }
@@ -262,6 +343,7 @@ fn protocol(kept: &[(Side, Vec<u8>)]) -> Protocol {
         match from {
             Side::Client if text.starts_with(PREFACE) => return Protocol::Http2,
             Side::Client if PREFACE.starts_with(text) => {}
+            Side::Client if may_be_request(text) => return Protocol::Http11,
             Side::Client => return Protocol::Other,
             Side::Server => {
                 of_server += text.len();

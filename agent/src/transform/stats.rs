@@ -35,11 +35,13 @@ pub enum Stop {
     Malformed,
     /// No port is free for another lane, or a real connection took a busy one's.
     Ports,
+    /// HTTP/1.1 was to go on as HTTP/2, in a way that can't be followed.
+    Upgrade,
 }
 
 impl Stop {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Late,
         Self::Hole,
         Self::Cut,
@@ -54,6 +56,7 @@ impl Stop {
         Self::Length,
         Self::Malformed,
         Self::Ports,
+        Self::Upgrade,
     ];
 
     /// In one word, for comments and logs.
@@ -73,6 +76,7 @@ impl Stop {
             Self::Length => "length",
             Self::Malformed => "malformed",
             Self::Ports => "ports",
+            Self::Upgrade => "upgrade",
         }
     }
 
@@ -93,6 +97,7 @@ impl Stop {
             Self::Length => "a false content-length",
             Self::Malformed => "a malformed message",
             Self::Ports => "no port for a lane",
+            Self::Upgrade => "an upgrade that can't be followed",
         }
     }
 }
@@ -140,6 +145,8 @@ impl From<MessageError> for Stop {
 pub struct TransformStats {
     /// Sessions of HTTP/2.
     pub sessions: u64,
+    /// Those of them that began as HTTP/1.1: the answer that says so isn't shown.
+    pub upgraded: u64,
     /// Requests told.
     pub requests: u64,
     /// Flows beside the sessions' own in which they were told.
@@ -167,6 +174,7 @@ impl TransformStats {
     pub fn add(&mut self, other: &Self) {
         let Self {
             sessions,
+            upgraded,
             requests,
             lanes,
             pushed,
@@ -177,6 +185,7 @@ impl TransformStats {
             stopped,
         } = other;
         self.sessions += sessions;
+        self.upgraded += upgraded;
         self.requests += requests;
         self.lanes += lanes;
         self.pushed += pushed;

@@ -19,6 +19,8 @@ pub struct StreamId(u32);
 impl StreamId {
     /// The connection as a whole.
     pub const CONNECTION: Self = Self(0);
+    /// The client's first; of an upgrade, the request that asked for it (RFC 7540 section 3.2).
+    pub const FIRST: Self = Self(1);
 
     /// From four bytes, of which the first bit is reserved (RFC 9113 section 4.1).
     pub(super) fn from_bytes(bytes: [u8; 4]) -> Self {

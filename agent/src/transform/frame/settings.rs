@@ -19,8 +19,19 @@ impl Settings {
         if head.stream != StreamId::CONNECTION {
             return Err(FrameError::Stream);
         }
+        if head.has(ACK) && !payload.is_empty() {
+            return Err(FrameError::Length);
+        }
+        Self::of_payload(payload)
+    }
+
+    /// From a frame's payload, also where it comes without its frame (RFC 7540 section 3.2.1).
+    ///
+    /// # Errors
+    /// Its length can't be.
+    pub fn of_payload(payload: &[u8]) -> Result<Self, FrameError> {
         let (all, rest) = payload.as_chunks::<6>();
-        if !rest.is_empty() || (head.has(ACK) && !payload.is_empty()) {
+        if !rest.is_empty() {
             return Err(FrameError::Length);
         }
         let mut settings = Self::default();

@@ -4,9 +4,10 @@ mod heads;
 
 use std::collections::HashMap;
 
-use super::exchange::{Content, Exchange, Told};
+use super::exchange::{Content, Exchange, Half, Told};
 use super::frame::StreamId;
-use super::lanes::{Context, Lanes};
+use super::lanes::{Context, LaneNumber, Lanes};
+use super::message::Asked;
 use super::stats::Stop;
 use crate::event::{Side, WallTime};
 
@@ -54,6 +55,13 @@ impl<'c> Place<'_, 'c> {
 }
 
 impl Streams {
+    /// The first request was told on that lane, all of it, before it was a stream.
+    pub(super) fn upgraded(&mut self, lane: LaneNumber, asked: Asked) {
+        let exchange = Exchange::new(lane, asked, Half::Over, false);
+        self.newest[Side::Client as usize] = Some(StreamId::FIRST);
+        self.exchanges.insert(StreamId::FIRST, exchange);
+    }
+
     /// Content of a stream, or so much of it that is missing.
     pub(super) fn content(
         &mut self,

@@ -6,6 +6,7 @@ mod lanes;
 mod peer;
 mod round_trip;
 mod stops;
+mod upgrades;
 
 use std::collections::BTreeMap;
 
