@@ -1,14 +1,14 @@
 //! HTTP/2 shown as HTTP/1.1: Suricata tells of it what it tells of the same exchange by HTTP/1.1 in clear, which
 //! dumpcap has captured. Chromium's, and curl's.
 
-use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 
 use mirror_tests::chromium;
 use mirror_tests::clear::{Clear, alone};
 use mirror_tests::examples::judge;
 use mirror_tests::judges::{FileInfo, Profile, Suricata, Verdict};
-use mirror_tests::lanes::{HTTP1, assert_lanes, curl, events, word};
+use mirror_tests::lanes::{HTTP1, assert_lanes, curl, event, events, word};
 use mirror_tests::nginx::{LogEntry, Nginx, Options};
 use mirror_tests::place::{HOST, Place, free_port};
 use mirror_tests::process::output_of;
@@ -103,55 +103,53 @@ fn files(verdict: &Verdict) -> Vec<FileInfo> {
     files
 }
 
-/// A page with fifty objects, of which Chromium asks for all at once.
+/// Rules on what Chromium says, by its own words in HTTP/1.1.
+const RULES: &str = r#"
+alert http1 any any -> any any (msg:"page"; http.uri; content:"/get/page.html"; sid:1;)
+alert http1 any any -> any any (msg:"browser"; http.user_agent; content:"HeadlessChrome/"; http.uri; content:"/get/83301"; endswith; sid:2;)
+alert http1 any any -> any any (msg:"fetch"; http.header; content:"Sec-Fetch-Dest|3a 20|document"; sid:3;)
+alert http1 any any -> any any (msg:"cookie"; http.cookie; content:"a=1|3b| b=2"; startswith; endswith; sid:4;)
+alert http2 any any -> any any (msg:"http2"; sid:5;)
+"#;
+
+/// The page of `tests/data/page.html`: a POST, and fifty objects, of which Chromium asks for all at once.
 #[test]
 fn a_page_in_chromium() {
     let sizes: Vec<_> = (0..OBJECTS).map(|number| number * 1_700 + 1).collect();
     let place = Place::new(&sizes);
-    let mut page = String::from("<!doctype html><html><link rel=icon href='data:,'><body>");
-    for size in &sizes {
-        let _ = write!(page, "<img src='/get/{size}'>");
-    }
-    page += "<script>onload = () => document.title = 'loaded'</script></body></html>";
-    std::fs::write(place.path("www/page.html"), &page).expect("a page");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/page.html");
+    std::fs::copy(page, place.path("www/page.html")).expect("a page");
     let seen = both_ways(&place, |way| {
         let document = chromium::page(&place, &way.url("/get/page.html"));
         assert!(document.contains("<title>loaded</title>"), "{document}");
     });
-    seen.assert_alike(OBJECTS + 1);
-    assert!(
-        seen.log
-            .iter()
-            .all(|entry| entry.completed && entry.status == 200)
-    );
-    assert_eq!(seen.log.len(), 2 * (OBJECTS + 1));
+    seen.assert_alike(OBJECTS + 2);
+    assert_eq!(seen.log.len(), 2 * (OBJECTS + 2));
+    let is_whole = |entry: &LogEntry| entry.completed && entry.status == 200;
+    assert!(seen.log.iter().all(is_whole), "{:?}", seen.log);
+    let shown = events(&seen.http2);
     for size in sizes {
-        let is_it = |event: &&_| {
-            **event == mirror_tests::lanes::event("GET", &format!("/get/{size}"), 200, size)
-        };
-        assert_eq!(events(&seen.http2).iter().filter(is_it).count(), 1);
+        let expected = event("GET", &format!("/get/{size}"), 200, size);
+        let count = shown.iter().filter(|event| **event == expected).count();
+        assert_eq!(count, 1, "{expected:?}");
     }
     let sessions = sessions(&seen.flows);
     assert_lanes(&seen.flows, sessions);
     assert!(seen.flows.len() > sessions, "{}", seen.said);
-    let rules = "alert http1 any any -> any any (msg:\"page\"; http.uri; content:\"/get/page.html\"; sid:1;)\n\
-         alert http1 any any -> any any (msg:\"browser\"; http.user_agent; content:\"HeadlessChrome/\"; \
-         http.uri; content:\"/get/83301\"; endswith; sid:2;)\n\
-         alert http1 any any -> any any (msg:\"fetch\"; http.header; content:\"Sec-Fetch-Dest|3a 20|document\"; sid:3;)\n\
-         alert http2 any any -> any any (msg:\"http2\"; sid:4;)\n";
     let verdict = Suricata.read_by(
-        rules,
+        RULES,
         &place.path("capture.pcapng"),
         Profile::Sslcollector,
         &place.path("judge"),
     );
-    let mut matched: Vec<_> = verdict
-        .objections
-        .iter()
-        .map(|alert| alert.rsplit(": ").next().unwrap_or_default())
-        .collect();
+    let alerts = verdict.objections.iter();
+    let matched = alerts.map(|alert| alert.rsplit(": ").next().unwrap_or_default());
+    let mut matched: Vec<_> = matched.collect();
     matched.sort_unstable();
-    assert_eq!(matched, ["browser", "fetch", "page"]);
+    let mut expected = vec!["browser"];
+    expected.extend(["cookie"; OBJECTS + 1]);
+    expected.extend(["fetch", "page"]);
+    assert_eq!(matched, expected);
 }
 
 fn sessions(flows: &[Flow]) -> usize {
