@@ -11,6 +11,8 @@ pub struct Message {
     pub fields: Vec<(String, Vec<u8>)>,
     /// Its content.
     pub content: Vec<u8>,
+    /// Such fields behind its content.
+    pub trailers: Vec<(String, Vec<u8>)>,
 }
 
 const MOST_FIELDS: usize = 4096;
@@ -46,17 +48,15 @@ pub fn requests_begun(mut text: &[u8]) -> Result<(Vec<Message>, Option<&'static 
             line,
             fields: owned(request.headers),
             content: Vec::new(),
+            trailers: Vec::new(),
         };
         text = &text[head..];
-        let content = content(&message.fields, &mut text);
-        match content {
-            Err(Fault::Cut(what)) => {
-                messages.push(message);
-                return Ok((messages, Some(what)));
-            }
-            content => message.content = content?,
-        }
+        let read = content(&mut message, &mut text);
         messages.push(message);
+        match read {
+            Err(Fault::Cut(what)) => return Ok((messages, Some(what))),
+            read => read?,
+        }
     }
     Ok((messages, None))
 }
@@ -72,18 +72,19 @@ pub fn responses(mut text: &[u8]) -> Result<Vec<Message>, String> {
         let mut response = Response::new(&mut fields);
         let head = whole(response.parse(text))?;
         let status = response.code.unwrap_or(0);
-        let fields = owned(response.headers);
-        text = &text[head..];
-        let content = match status {
-            100..200 => continue,
-            204 | 304 => Vec::new(),
-            _ => content(&fields, &mut text)?,
-        };
-        messages.push(Message {
+        let mut message = Message {
             line: status.to_string(),
-            fields,
-            content,
-        });
+            fields: owned(response.headers),
+            content: Vec::new(),
+            trailers: Vec::new(),
+        };
+        text = &text[head..];
+        match status {
+            100..200 => continue,
+            204 | 304 => {}
+            _ => content(&mut message, &mut text)?,
+        }
+        messages.push(message);
     }
     Ok(messages)
 }
@@ -119,27 +120,29 @@ impl From<Fault> for String {
     }
 }
 
-/// Takes the content behind a head off the stream.
-fn content(fields: &[(String, Vec<u8>)], text: &mut &[u8]) -> Result<Vec<u8>, Fault> {
+/// Takes the content behind a head off the stream, and what is behind it.
+fn content(message: &mut Message, text: &mut &[u8]) -> Result<(), Fault> {
     let of = |name: &str| {
-        let fields = fields.iter();
+        let fields = message.fields.iter();
         let values = fields.filter(|(other, _)| other.eq_ignore_ascii_case(name));
         values.map(|(_, value)| &value[..]).collect::<Vec<_>>()
     };
     match (&of("content-length")[..], &of("transfer-encoding")[..]) {
-        ([], []) => Ok(Vec::new()),
+        ([], []) => {}
         ([length], []) => {
             let length = std::str::from_utf8(length).ok();
             let length = length.and_then(|length| length.parse().ok());
-            take(length.ok_or(Fault::Bad("a length that is none"))?, text)
+            let length = length.ok_or(Fault::Bad("a length that is none"))?;
+            message.content = take(length, text)?;
         }
-        ([], [b"chunked"]) => chunked(text),
-        _ => Err(Fault::Bad("more than one length")),
+        ([], [b"chunked"]) => chunked(message, text)?,
+        _ => return Err(Fault::Bad("more than one length")),
     }
+    Ok(())
 }
 
 /// RFC 9112 section 7.1, with its trailers.
-fn chunked(text: &mut &[u8]) -> Result<Vec<u8>, Fault> {
+fn chunked(message: &mut Message, text: &mut &[u8]) -> Result<(), Fault> {
     let mut content = Vec::new();
     loop {
         let (head, length) = match httparse::parse_chunk_size(text) {
@@ -150,13 +153,14 @@ fn chunked(text: &mut &[u8]) -> Result<Vec<u8>, Fault> {
         *text = &text[head..];
         if length == 0 {
             let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-            let trailers = match httparse::parse_headers(text, &mut fields) {
-                Ok(Status::Complete((trailers, _))) => trailers,
+            let (length, trailers) = match httparse::parse_headers(text, &mut fields) {
+                Ok(Status::Complete(read)) => read,
                 Ok(Status::Partial) => return Err(Fault::Cut("what is behind the chunks")),
                 Err(_) => return Err(Fault::Bad("no end behind the chunks")),
             };
-            *text = &text[trailers..];
-            return Ok(content);
+            *text = &text[length..];
+            (message.content, message.trailers) = (content, owned(trailers));
+            return Ok(());
         }
         let length = usize::try_from(length).map_err(|_| Fault::Bad("a chunk's length"))?;
         content.extend(take(length, text)?);
@@ -187,6 +191,8 @@ mod tests {
             read.collect::<Vec<_>>(),
             [("POST /a", &b"GET"[..]), ("GET /b", b"")]
         );
+        let trailers = &requests(TWO).unwrap()[0].trailers;
+        assert_eq!(*trailers, [("x".to_owned(), b"y".to_vec())]);
         let read = responses(
             b"HTTP/1.1 103 \r\nLink: x\r\n\r\nHTTP/1.1 304 \r\nContent-Length: 9\r\n\r\n\
             HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",

@@ -1,5 +1,5 @@
-//! HTTP/2 shown as HTTP/1.1: what curl, nghttp, h2load and tonic exchange with nginx, Apache, nghttpd,
-//! hyper and tonic, as Suricata and tshark see it.
+//! HTTP/2 shown as HTTP/1.1: what curl, nghttp and h2load exchange with nginx, Apache, nghttpd and
+//! hyper, as Suricata and tshark see it.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -9,8 +9,8 @@ use std::process::Command;
 
 use mirror_tests::apache::apache_http2;
 use mirror_tests::curl::dechunk;
-use mirror_tests::examples::{assert_all_succeeded, client, end, judge, script, server, start};
-use mirror_tests::judges::{Profile, Suricata, exported_objects, follow};
+use mirror_tests::examples::{assert_all_succeeded, judge, script, server};
+use mirror_tests::judges::{Profile, Suricata, exported_objects};
 use mirror_tests::lanes::{
     assert_lanes, curl, event, events, hash_count, mirror, with_http2, word,
 };
@@ -195,49 +195,6 @@ fn h2load_and_hyper() {
         hash_count(&verdict, &place.path("www/20000"), false),
         REQUESTS
     );
-}
-
-/// Unary and streaming both ways: bodies as they are, trailers behind them.
-#[test]
-fn grpc() {
-    let place = Place::new(&[]);
-    let service = server(&place, "tonic-service");
-    let running = start(&service);
-    let call = client(
-        &place,
-        "tonic-service",
-        service.port,
-        "",
-        &["20", "a message"],
-    );
-    let output = run(mirror(&place).args(&call));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
-    end(running);
-    let (flows, verdict) = judge(&place);
-    assert_lanes(&flows, 1);
-    assert!(!verdict.http.is_empty());
-    assert!(
-        verdict
-            .http
-            .iter()
-            .all(|event| (event.method.as_str(), event.status) == ("POST", 200))
-    );
-    for flow in &flows {
-        let text = flow.response.whole().expect("no hole");
-        let text = String::from_utf8_lossy(text);
-        assert!(
-            text.contains("\r\nContent-Type: application/grpc"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("\r\n\r\n") && text.contains("\r\n0\r\nGrpc-Status: 0\r\n"),
-            "{text}"
-        );
-    }
-    let capture = place.path("capture.pcapng");
-    let paths = follow(&capture, "http.request", &["http.request.uri"]);
-    assert_eq!(paths.len(), verdict.http.len(), "{paths:?}");
 }
 
 /// Content without a length comes in chunks, which are what the peer got.

@@ -278,7 +278,7 @@ fn patched_curl_and_axum() {
     patched_curl("axum-service", Tls::V1_2);
 }
 
-/// A call and a stream of messages: what the client says comes back, and the mirror has it in both directions.
+/// Calls of each kind: what the client says comes back, and the mirror has it in both directions.
 #[test]
 fn grpc() {
     const COUNT: usize = 50;
@@ -297,7 +297,7 @@ fn grpc() {
     let output = run(mirror.args(["sh", "-c", &script(&place, &service, &[line])]));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {said}", output.status);
-    assert_eq!(place.text("out/client").lines().count(), COUNT + 1);
+    assert_eq!(place.text("out/client").lines().count(), 2 * (COUNT + 1));
 
     let (flows, verdict) = judge(&place);
     assert_eq!(flows.len(), 1, "{said}");
@@ -309,9 +309,10 @@ fn grpc() {
         let said = whole(stream)
             .windows(text.len())
             .filter(|part| *part == text.as_bytes());
-        assert_eq!(said.count(), COUNT + 1, "{side}");
+        assert_eq!(said.count(), 2 * (COUNT + 1), "{side}");
     }
-    for url in ["/mirror.Echo/Once", "/mirror.Echo/Each"] {
+    for url in ["Once", "Each", "Repeat", "Count"] {
+        let url = format!("/mirror.Echo/{url}");
         let seen = verdict
             .http
             .iter()

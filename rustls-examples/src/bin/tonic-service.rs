@@ -1,8 +1,10 @@
-//! A gRPC service on tonic, and its client: one call with one answer, and one with a stream of messages both ways.
+//! A gRPC service on tonic, and its client: calls of each kind.
 //!
 //! ```text
-//! /mirror.Echo/Once    a message, and the same message
-//! /mirror.Echo/Each    messages, each of which comes back as soon as it is there
+//! /mirror.Echo/Once     a message, and the same message
+//! /mirror.Echo/Each     messages, each of which comes back as soon as it is there
+//! /mirror.Echo/Repeat   a message, which comes back as often as it says
+//! /mirror.Echo/Count    messages, the last of which comes back with their number
 //! ```
 //!
 //! What was changed to have both mirrored, at the beginning of `run`:
@@ -19,8 +21,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use http::uri::PathAndQuery;
 use rustls_examples::{announce, arguments, ended, told_to_end};
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server, ServerTlsConfig};
@@ -31,11 +34,13 @@ use tower::service_fn;
 const USAGE: &str = "tonic-service serve CERTIFICATE KEY [ADDRESS], or \
                      tonic-service call ROOTS NAME ADDRESS COUNT TEXT";
 
-/// `message Line { string text = 1; }`
+/// `message Line { string text = 1; uint32 times = 2; }`
 #[derive(Clone, PartialEq, prost::Message)]
 struct Line {
     #[prost(string, tag = "1")]
     text: String,
+    #[prost(uint32, tag = "2")]
+    times: u32,
 }
 
 #[tokio::main]
@@ -80,7 +85,9 @@ async fn answer(request: http::Request<Body>) -> Result<http::Response<Body>, In
     Ok(match request.uri().path() {
         "/mirror.Echo/Once" => grpc.unary(service_fn(once), request).await,
         "/mirror.Echo/Each" => grpc.streaming(service_fn(each), request).await,
-        _ => Status::unimplemented("there are Once and Each").into_http(),
+        "/mirror.Echo/Repeat" => grpc.server_streaming(service_fn(repeat), request).await,
+        "/mirror.Echo/Count" => grpc.client_streaming(service_fn(count), request).await,
+        _ => Status::unimplemented("there are Once, Each, Repeat and Count").into_http(),
     })
 }
 
@@ -92,7 +99,27 @@ async fn each(request: Request<Streaming<Line>>) -> Result<Response<Streaming<Li
     Ok(Response::new(request.into_inner()))
 }
 
-/// Sends `text` once, then `count` times as a stream; prints what comes back.
+async fn repeat(
+    request: Request<Line>,
+) -> Result<Response<impl Stream<Item = Result<Line, Status>>>, Status> {
+    let line = request.into_inner();
+    let times = 0..line.times;
+    let lines = times.map(move |_| Ok(line.clone()));
+    Ok(Response::new(tokio_stream::iter(lines)))
+}
+
+async fn count(request: Request<Streaming<Line>>) -> Result<Response<Line>, Status> {
+    let mut lines = request.into_inner();
+    let mut last = Line::default();
+    let mut times = 0;
+    while let Some(line) = lines.next().await {
+        last = line?;
+        times += 1;
+    }
+    Ok(Response::new(Line { times, ..last }))
+}
+
+/// Sends `text` once, then `count` times as a stream; has it repeated, and counted; prints what comes back.
 async fn call(
     roots: &str,
     name: &str,
@@ -101,7 +128,7 @@ async fn call(
     text: &str,
 ) -> anyhow::Result<()> {
     let address: SocketAddr = address.parse().context("the address must be IP:PORT")?;
-    let count: usize = count.parse().context("COUNT must be a number")?;
+    let count: u32 = count.parse().context("COUNT must be a number")?;
     let roots = Certificate::from_pem(read(roots).await?);
     let channel = Channel::from_shared(format!("https://{address}"))?
         .tls_config(
@@ -116,22 +143,45 @@ async fn call(
     let mut grpc = tonic::client::Grpc::new(channel);
     let line = Line {
         text: text.to_owned(),
+        times: count,
     };
+    let lines = vec![line.clone(); usize::try_from(count)?];
     let codec = ProstCodec::<Line, Line>::default();
-    let path = http::uri::PathAndQuery::from_static("/mirror.Echo/Once");
+    let path = PathAndQuery::from_static;
     grpc.ready().await?;
     let answer = grpc
-        .unary(Request::new(line.clone()), path, codec.clone())
+        .unary(
+            Request::new(line.clone()),
+            path("/mirror.Echo/Once"),
+            codec.clone(),
+        )
         .await?;
     println!("{}", answer.into_inner().text);
 
-    let path = http::uri::PathAndQuery::from_static("/mirror.Echo/Each");
-    let lines = tokio_stream::iter(vec![line; count]);
+    let request = Request::new(tokio_stream::iter(lines.clone()));
     grpc.ready().await?;
-    let mut answers = grpc
-        .streaming(Request::new(lines), path, codec)
-        .await?
-        .into_inner();
+    let answers = grpc
+        .streaming(request, path("/mirror.Echo/Each"), codec.clone())
+        .await?;
+    print_all(answers.into_inner()).await?;
+
+    let (request, codec_again) = (Request::new(line), codec.clone());
+    grpc.ready().await?;
+    let answers = grpc
+        .server_streaming(request, path("/mirror.Echo/Repeat"), codec_again)
+        .await?;
+    print_all(answers.into_inner()).await?;
+
+    let request = Request::new(tokio_stream::iter(lines));
+    grpc.ready().await?;
+    let answer = grpc
+        .client_streaming(request, path("/mirror.Echo/Count"), codec)
+        .await?;
+    println!("{}", answer.into_inner().text);
+    Ok(())
+}
+
+async fn print_all(mut answers: Streaming<Line>) -> anyhow::Result<()> {
     while let Some(answer) = answers.next().await {
         println!("{}", answer?.text);
     }
