@@ -41,11 +41,28 @@
 //! very moments at which another of its connections, of which nobody tells (of another TLS library), stands at exactly
 //! the same two pairs of counts; and a session whose socket isn't among its own process's descriptors, with such a twin.
 //! And whoever lies about its counts: it can only get a connection of its own, since no others are looked at.
+//!
+//! # What it doesn't find, and what would
+//!
+//! A look has to come while a session rests, between two of its words. On one machine all is over within a millisecond or two of
+//! the handshake, before the ring is read next: of such transfers some of ten are found, and of fifty at once those
+//! whose amounts part while others still talk. Nothing that an agent sees from outside mends that without guessing:
+//!
+//! - a socket that was there when the process asked for its ring, alone, isn't the session's for that: what is written into a
+//!   BIO in memory may pass through a pipe, and the one TCP connection be another's. Equal counts alone say it.
+//! - what has been closed keeps no counts: a socket in TIME_WAIT has none. The kernel tells the last ones of each that it
+//!   destroys (SKNLGRP_INET_TCP_DESTROY), of all processes and without saying whose it was: that the session's own was among
+//!   those that were seen isn't known, and what a program hasn't read of its peer's end is in them.
+//! - the process itself could look, at the end of each handshake and of each session, when its counts hold: a getsockopt(2) of
+//!   each of its descriptors, in a thread and on descriptors that aren't the mirror's. Being harmless comes first. Whoever wants
+//!   all addresses lets sslcollector see handshakes.
 
 use crate::event::{MonotonicTime, ProcessInfo};
 use crate::flow::proof::Ends;
 
 mod finder;
+mod history;
+mod moment;
 pub mod sockets;
 mod table;
 

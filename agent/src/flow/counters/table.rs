@@ -2,115 +2,16 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{Counts, Look, Sample};
+use super::history::{MOST_TOLD, Place, Session, Told};
+use super::moment::{Moment, is_excluded};
+use super::{Counts, Look};
 use crate::event::{MonotonicTime, SessionKey};
 use crate::flow::proof::Ends;
 
 /// Looks at a process that are remembered.
 const MOST_LOOKS: usize = 32;
-/// Words of one session that are remembered, of those that matter to no look that is.
-const MOST_TOLD: usize = 256;
 /// Sessions of one process at a time. Of one with more, none is bound: each has to be known.
 const MOST_SESSIONS: usize = 256;
-
-/// Counts that a session has told, and when.
-#[derive(Clone, Copy, Debug)]
-struct Told {
-    at: MonotonicTime,
-    counts: Counts,
-}
-
-/// What is known of a session without a socket.
-#[derive(Debug)]
-struct Session {
-    told: Vec<Told>,
-    /// What it tells isn't the history of one connection: it fits nothing, and may be anything.
-    odd: bool,
-    /// Sockets that have contradicted it once.
-    contradicted: HashSet<u64>,
-    /// Of these, those into which less had come than it had read, which no clear text can cause.
-    behind: HashSet<u64>,
-    /// Looks before this one can't contradict it any more.
-    settled_looks: u64,
-    place: Place,
-    ended: bool,
-}
-
-/// Where a session belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// It may be found yet.
-    Sought,
-    /// It has this socket.
-    Found(u64, Ends),
-    /// Nobody asks any more.
-    GivenUp,
-}
-
-impl Session {
-    /// The last word at this time, by its number.
-    fn last(&self, at: MonotonicTime) -> Option<usize> {
-        self.told
-            .partition_point(|told| told.at <= at)
-            .checked_sub(1)
-    }
-
-    /// No less had passed by then.
-    fn least(&self, at: MonotonicTime) -> Counts {
-        self.last(at)
-            .and_then(|number| self.told.get(number))
-            .map_or(Counts::default(), |told| told.counts)
-    }
-
-    /// No more had passed by then, by its own word; `None`: it has said nothing since.
-    fn most(&self, at: MonotonicTime) -> Option<Counts> {
-        let next = self.told.partition_point(|told| told.at < at);
-        self.told.get(next).map(|told| told.counts)
-    }
-
-    /// Where the session stood at this look, by the number of its word: one that holds for the whole of it.
-    fn stood(&self, look: &Look, sample: &Sample) -> Option<usize> {
-        let number = self.last(look.began)?;
-        let stood = look.complete && self.last(look.ended) == Some(number);
-        let counts = self.told.get(number)?.counts;
-        (stood && sample.counts == counts).then_some(number)
-    }
-
-    /// Keeps the words around these looks, and the last one.
-    fn forget_words(&mut self, looks: &VecDeque<Look>) {
-        let mut kept: Vec<Told> = Vec::new();
-        for (number, told) in self.told.iter().enumerate() {
-            let after = number
-                .checked_sub(1)
-                .and_then(|before| self.told.get(before));
-            let matters = |look: &Look| {
-                let before = self
-                    .told
-                    .get(number + 1)
-                    .is_none_or(|next| next.at > look.began);
-                let behind = after.is_none_or(|before| before.at < look.ended);
-                before && behind
-            };
-            if number + 1 == self.told.len() || looks.iter().any(matters) {
-                kept.push(*told);
-            }
-        }
-        self.odd |= kept.len() >= MOST_TOLD;
-        self.told = kept;
-    }
-
-    /// Keeps in mind whether this contradicts it.
-    fn compare(&mut self, sample: &Sample) {
-        if sample.counts.received < self.least(sample.from).received {
-            self.behind.insert(sample.socket);
-            self.contradicted.insert(sample.socket);
-        }
-        let most = self.most(sample.to);
-        if most.is_some_and(|most| sample.counts.sent > most.sent) {
-            self.contradicted.insert(sample.socket);
-        }
-    }
-}
 
 /// One process: its sessions, and what was seen of its sockets.
 #[derive(Debug, Default)]
@@ -434,7 +335,7 @@ impl Process {
         };
         let others = first.look.samples.iter().map(|sample| sample.socket);
         let mut others = others.filter(|other| *other != socket && !self.taken.contains(other));
-        if others.any(|other| !Self::is_excluded(session, other, moments)) {
+        if others.any(|other| !is_excluded(session, other, moments)) {
             return false;
         }
         let mut rivals = self.sessions.iter().filter(|(other, _)| **other != key);
@@ -446,73 +347,6 @@ impl Process {
             matches!(rival.place, Place::Found(..)) || !rival.odd && excluded()
         })
     }
-
-    /// Whether a socket can't be the session's, whatever it may have carried in front of TLS.
-    fn is_excluded(session: &Session, other: u64, moments: &[Moment<'_>]) -> bool {
-        // Less has come in than the session has read of it.
-        if session.behind.contains(&other) {
-            return true;
-        }
-        let Some((first, before)) = moments
-            .first()
-            .and_then(|first| Some((first, first.look.of(other)?)))
-        else {
-            return true;
-        };
-        // Once may be chance, where a program holds back what its library has written.
-        let twice = moments.iter().any(|moment| moment.least != first.least);
-        moments.iter().any(|moment| match moment.look.of(other) {
-            // It wasn't there, and the session's own was.
-            None => moment.most.is_some(),
-            Some(then) => {
-                let may = |of: fn(&Counts) -> u64| {
-                    let moved = of(&then.counts).checked_sub(of(&before.counts));
-                    moved.is_some_and(|moved| may_move(moved, first.range(), moment.range(), of))
-                };
-                // What was written last may still be held back, where nothing shows the contrary.
-                let sent_apart = moment.most.is_some()
-                    && (then.counts.sent < moment.least.sent || !may(|counts| counts.sent));
-                let apart = sent_apart || !may(|counts| counts.received);
-                twice && apart
-            }
-        })
-    }
-}
-
-/// A look at which a socket stood where a session did.
-#[derive(Clone, Copy, Debug)]
-struct Moment<'p> {
-    look: &'p Look,
-    sample: &'p Sample,
-    /// The session's counts, unless it was in the middle of a call.
-    least: Counts,
-    /// Its next word, which shows that its own socket was still there.
-    most: Option<Counts>,
-}
-
-impl Moment<'_> {
-    fn range(&self) -> (Counts, Option<Counts>) {
-        (self.least, self.most)
-    }
-
-    /// Whether another session stood with another socket then, and not with this one.
-    fn shows_elsewhere(&self, rival: &Session) -> bool {
-        let stood = |sample: &Sample| rival.stood(self.look, sample).is_some();
-        !stood(self.sample) && self.look.samples.iter().any(stood)
-    }
-}
-
-/// Whether that may be how much was added between two looks, at which the count was within these.
-fn may_move(
-    moved: u64,
-    before: (Counts, Option<Counts>),
-    then: (Counts, Option<Counts>),
-    of: fn(&Counts) -> u64,
-) -> bool {
-    let least = |most: Counts| of(&then.0).saturating_sub(of(&most));
-    let most = |most: Counts| of(&most).saturating_sub(of(&before.0));
-    before.1.is_none_or(|before| moved >= least(before))
-        && then.1.is_none_or(|then| moved <= most(then))
 }
 
 #[cfg(test)]

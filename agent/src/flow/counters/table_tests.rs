@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::counters::Sample;
 
 /// Every handshake carries that much, as it does at one server.
 const HANDSHAKE: Counts = Counts {
