@@ -1,13 +1,16 @@
 //! How long a session waits, for the end of its handshake and for its addresses, and when it is let go.
 
+use std::collections::HashMap;
+
 use mirror_hook::event::{Announcement, EarlyData};
 
 use super::counters::Finder;
 use super::describe::{shared_id, shown, verify};
 use super::held::Held;
+use super::known::Known;
 use super::mapper::Mapper;
 use super::proof::{Ends, Verdict};
-use super::session::State;
+use super::session::{Session, State, Waiting};
 use crate::event::{FlowSink, MonotonicTime, SessionKey};
 
 impl Mapper {
@@ -128,18 +131,15 @@ impl Mapper {
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let State::Waiting(waiting) = &mut session.state else {
+        let Some((known, waiting)) = waiting(&mut self.sessions, key) else {
             return;
         };
         waiting.deadline = None;
-        if session.known.early == EarlyData::Pending {
+        if known.early == EarlyData::Pending {
             // Whether this text ever reached anybody isn't known: better late than wrong. But the
             // other flows needn't wait for it.
             self.waiting.remove(&(waiting.opened, key));
-        } else if session.known.is_complete() || waiting.held.has_text() {
+        } else if known.is_complete() || waiting.held.has_text() {
             self.release(key, now, sink);
         } else {
             // A handshake that takes long has nothing to tell yet.
@@ -149,19 +149,16 @@ impl Mapper {
 
     /// A waiting session is over: what hasn't been decided yet won't be.
     pub(super) fn settle(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
-        let Some(session) = self.sessions.get(&key) else {
+        let Some((known, waiting)) = waiting(&mut self.sessions, key) else {
             return;
         };
-        let State::Waiting(waiting) = &session.state else {
-            return;
-        };
-        if session.known.is_complete() {
-            if session.known.verdict() == Some(Verdict::Doubtful) {
+        if known.is_complete() {
+            if known.verdict() == Some(Verdict::Doubtful) {
                 return self.release(key, now, sink);
             }
             return; // its addresses may still be seen
         }
-        let unanswered = session.known.early == EarlyData::Pending;
+        let unanswered = known.early == EarlyData::Pending;
         if waiting.held.has_text() && !unanswered {
             return self.release(key, now, sink);
         }
@@ -181,18 +178,15 @@ impl Mapper {
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
-        let Some(session) = self.sessions.get_mut(&key) else {
+        let Some((known, waiting)) = waiting(&mut self.sessions, key) else {
             return;
         };
-        let State::Waiting(waiting) = &mut session.state else {
-            return;
-        };
-        if session.known.early == EarlyData::Pending {
+        if known.early == EarlyData::Pending {
             let before = waiting.held.charge();
             self.stats.early_unanswered_bytes += waiting.held.drop_sent();
             self.held_bytes -= before - waiting.held.charge();
         }
-        if session.known.is_complete() || waiting.held.has_text() {
+        if known.is_complete() || waiting.held.has_text() {
             self.release(key, now, sink);
         } else {
             self.take_waiting(key);
@@ -220,10 +214,7 @@ impl Mapper {
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) -> bool {
-        let Some(session) = self.sessions.get(&key) else {
-            return true;
-        };
-        let State::Waiting(waiting) = &session.state else {
+        let Some((known, waiting)) = waiting(&mut self.sessions, key) else {
             return true;
         };
         let cost = Held::cost(length);
@@ -232,11 +223,23 @@ impl Mapper {
         {
             return true;
         }
-        if session.known.early == EarlyData::Pending {
+        if known.early == EarlyData::Pending {
             return false;
         }
-        self.stats.unbound_for_space += u64::from(session.known.tuple().is_none());
+        self.stats.unbound_for_space += u64::from(known.tuple().is_none());
         self.release(key, now, sink);
         true
+    }
+}
+
+/// A session that waits, and what is known of it.
+fn waiting(
+    sessions: &mut HashMap<SessionKey, Session>,
+    key: SessionKey,
+) -> Option<(&Known, &mut Waiting)> {
+    let session = sessions.get_mut(&key)?;
+    match &mut session.state {
+        State::Waiting(waiting) => Some((&session.known, waiting)),
+        _ => None,
     }
 }
