@@ -8,7 +8,7 @@
 //!                                      out0 10.9.0.1, fd09::1 ──────── eth0 10.9.0.2, fd09::2
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -150,36 +150,8 @@ fn a_client_in_a_container_behind_masquerade() {
 #[test]
 fn a_client_that_is_seen_outside_only() {
     for number in [0, 1] {
-        let nat = Nat::new();
-        nat.translate(0);
-        let place = Place::new(&[]);
-        let file = place.path("capture.pcapng");
-        let agent = Agent::start(&place, &file, &["-I", "out0"]);
-        let outside = address(OUTSIDE[number]);
-        let python = nat.outside.command(PYTHON);
-        let (mut served, port) = server(python, &place, outside, 1, "asyncio");
-        let held = Held::start(mirrored(&nat.container, &agent), outside, port, &[]);
-        until_told(&file, 1);
-        held.end();
-        assert!(served.wait().success());
-        agent.end_well();
-        assert_translated(&place, number);
-        let flows = good_flows(&file);
-        let [flow] = &flows[..] else {
-            panic!("{flows:?}");
-        };
-        let bound = word(flow, "bound");
-        assert_eq!(bound, Some("wire-ambiguous"), "{}", flow.comment);
-        let (gateway, seen, _) = logged(&place).remove(0);
+        let (flow, (gateway, seen, _), _) = by_the_gateway(number, "out0", Role::Client);
         assert_eq!(flow.client, (gateway, seen).into());
-    }
-}
-
-/// The server saw the gateway, and ports of its.
-fn assert_translated(place: &Place, number: usize) {
-    for (address, port, _) in logged(place) {
-        assert_eq!(address.to_string(), GATEWAY[number]);
-        assert!((TRANSLATED.0..=TRANSLATED.1).contains(&port), "{port}");
     }
 }
 
@@ -188,30 +160,59 @@ fn assert_translated(place: &Place, number: usize) {
 #[test]
 fn a_server_that_sees_the_gateway() {
     for number in [0, 1] {
-        let nat = Nat::new();
-        nat.translate(0);
-        let place = Place::new(&[]);
-        let file = place.path("capture.pcapng");
-        let agent = Agent::start(&place, &file, &["-I", "any"]);
-        let outside = address(OUTSIDE[number]);
-        let python = mirrored(&nat.outside, &agent);
-        let (mut served, port) = server(python, &place, outside, 1, "asyncio");
-        let held = Held::start(nat.container.command(PYTHON), outside, port, &[]);
-        until_told(&file, 1);
-        held.end();
-        assert!(served.wait().success());
-        agent.end_well();
-        assert_translated(&place, number);
-        let flows = good_flows(&file);
-        let [flow] = &flows[..] else {
-            panic!("{flows:?}");
-        };
-        let bound = word(flow, "bound");
-        assert_eq!(bound, Some("wire-ambiguous"), "{}", flow.comment);
-        let (client, port_seen, text) = logged(&place).remove(0);
-        assert_eq!(flow.client, (client, port_seen).into());
-        assert_eq!(flow.server, (outside, port).into());
+        let (flow, (client, seen, text), server) = by_the_gateway(number, "any", Role::Server);
+        assert_eq!(flow.client, (client, seen).into());
+        assert_eq!(flow.server, server);
         assert_eq!(flow.request.whole(), Some(&text[..]));
+    }
+}
+
+/// Who is mirrored.
+#[derive(PartialEq, Eq)]
+enum Role {
+    Client,
+    Server,
+}
+
+/// A session of the container's with a server outside; its flow, which says that its addresses may be others, what the
+/// server saw, and where that is.
+fn by_the_gateway(
+    number: usize,
+    interface: &str,
+    role: Role,
+) -> (Flow, (IpAddr, u16, Vec<u8>), SocketAddr) {
+    let nat = Nat::new();
+    nat.translate(0);
+    let place = Place::new(&[]);
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &["-I", interface]);
+    let outside = address(OUTSIDE[number]);
+    let python = |namespace: &Namespace, is_mirrored: bool| match is_mirrored {
+        true => mirrored(namespace, &agent),
+        false => namespace.command(PYTHON),
+    };
+    let serving = python(&nat.outside, role == Role::Server);
+    let (mut served, port) = server(serving, &place, outside, 1, "asyncio");
+    let asking = python(&nat.container, role == Role::Client);
+    let held = Held::start(asking, outside, port, &[]);
+    until_told(&file, 1);
+    held.end();
+    assert!(served.wait().success());
+    agent.end_well();
+    assert_translated(&place, number);
+    let mut flows = good_flows(&file);
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    let flow = flows.remove(0);
+    let bound = word(&flow, "bound");
+    assert_eq!(bound, Some("wire-ambiguous"), "{}", flow.comment);
+    (flow, logged(&place).remove(0), (outside, port).into())
+}
+
+/// The server saw the gateway, and ports of its.
+fn assert_translated(place: &Place, number: usize) {
+    for (address, port, _) in logged(place) {
+        assert_eq!(address.to_string(), GATEWAY[number]);
+        assert!((TRANSLATED.0..=TRANSLATED.1).contains(&port), "{port}");
     }
 }
 
