@@ -138,7 +138,7 @@ impl Connection {
                 streams.promise(stream, promised, fields, &mut place)?;
             }
             Frame::Reset { stream } => streams.reset(stream, &mut place)?,
-            Frame::GoAway { last } => streams.go_away(last, &mut place),
+            Frame::GoAway { last } => streams.go_away(last, &mut place)?,
             Frame::Settings(settings) => {
                 let other = from.peer() as usize;
                 permit(settings, &mut readers[other], &mut decoders[other]);

@@ -93,29 +93,21 @@ impl Streams {
         stream: StreamId,
         place: &mut Place<'_, '_>,
     ) -> Result<(), Stop> {
-        if !self.give_up(stream, place) {
-            return Ok(());
-        }
-        let second = place.at.0 / 1_000_000_000;
-        let (of, count) = self.resets;
-        let count = if of == second { count + 1 } else { 1 };
-        self.resets = (second, count);
-        match count {
-            ..=MAX_RESETS => Ok(()),
-            _ => Err(Stop::Resets),
-        }
+        self.give_up(&[stream], place)
     }
 
     /// What the other side asked for behind `last` isn't heard (RFC 9113 section 6.8).
-    pub(super) fn go_away(&mut self, last: StreamId, place: &mut Place<'_, '_>) {
+    pub(super) fn go_away(
+        &mut self,
+        last: StreamId,
+        place: &mut Place<'_, '_>,
+    ) -> Result<(), Stop> {
         let is_unheard = |stream: &StreamId| {
             *stream > last && stream.is_clients() == (place.from == Side::Server)
         };
         let mut unheard: Vec<_> = self.exchanges.keys().copied().filter(is_unheard).collect();
         unheard.sort_unstable();
-        for stream in unheard {
-            self.give_up(stream, place);
-        }
+        self.give_up(&unheard, place)
     }
 
     /// Bytes that they take in memory, about.
@@ -123,17 +115,26 @@ impl Streams {
         self.exchanges.capacity() * STREAM_BYTES
     }
 
-    /// What it was telling ends by a reset. `false`: it wasn't under way.
-    fn give_up(&mut self, stream: StreamId, place: &mut Place<'_, '_>) -> bool {
-        let Some(exchange) = self.exchanges.remove(&stream) else {
-            return false;
-        };
-        place.context.stats.aborted += 1;
+    /// What they were telling ends by resets, those that are under way; too many at once end all.
+    fn give_up(&mut self, streams: &[StreamId], place: &mut Place<'_, '_>) -> Result<(), Stop> {
         let (at, from) = (place.at, place.from);
-        place
-            .lanes
-            .reset_lane(exchange.lane, at, from, place.context);
-        true
+        let second = at.0 / 1_000_000_000;
+        for stream in streams {
+            let Some(exchange) = self.exchanges.remove(stream) else {
+                continue;
+            };
+            place.context.stats.aborted += 1;
+            place
+                .lanes
+                .reset_lane(exchange.lane, at, from, place.context);
+            let (of, count) = self.resets;
+            let count = if of == second { count + 1 } else { 1 };
+            self.resets = (second, count);
+        }
+        match self.resets {
+            (of, count) if of == second && count > MAX_RESETS => Err(Stop::Resets),
+            _ => Ok(()),
+        }
     }
 
     /// What comes for a stream that isn't under way: it was, and its end has crossed this, or it never began.

@@ -263,6 +263,21 @@ fn too_many_streams_given_up() {
     assert_eq!(flood(600, 4_000_000).stopped, [0; Stop::ALL.len()]);
 }
 
+/// A server that hears nobody gives up as much.
+#[test]
+fn too_many_streams_that_nobody_hears() {
+    let mut scene = Scene::new();
+    let gets = |from: u32| (from..from + 200).map(|number| get(2 * number + 1, "/"));
+    let go_away = frame(7, 0, 0, &[0; 8]);
+    scene.client(&gets(0).collect::<Vec<_>>());
+    scene.server(std::slice::from_ref(&go_away));
+    assert_eq!(scene.stats().stopped, [0; Stop::ALL.len()]);
+    scene.client(&gets(200).collect::<Vec<_>>());
+    scene.server(std::slice::from_ref(&go_away));
+    assert_eq!(scene.stats().stopped[Stop::Resets as usize], 1);
+    assert_eq!(scene.raw().said, [vec![], go_away]);
+}
+
 #[test]
 fn headers_too_large() {
     let large = |bytes| frame(1, 0, 5, &raw_field(b"x", &vec![b'x'; bytes])[9..]);
