@@ -1,13 +1,14 @@
 //! Messages that would be others in HTTP/1.1.
 
 use super::Attack;
-use crate::http2::{Field, data, get_with, headers, request};
+use crate::http2::{Field, data, get, get_with, headers, ok, request};
 use crate::told::Who;
 
 /// All.
 pub(super) fn all() -> Vec<Attack> {
     let requests = fields().chain(targets());
-    requests.chain(answers()).collect()
+    let all = requests.chain(answers());
+    all.chain([without_content()]).collect()
 }
 
 /// Fields that would be something else in HTTP/1.1.
@@ -179,4 +180,28 @@ fn answers() -> Vec<Attack> {
         server("answer-shorter", data(1, true, b"HT"), "length").behind(Who::Server, &begun(), &[]),
         server("answer-half", answer(&[ok], true)[..3].to_vec(), "cut"),
     ]
+}
+
+/// Answers without content that tell of a length, and what comes behind them.
+fn without_content() -> Attack {
+    let mut attack = Attack {
+        answered: 4,
+        ..Attack::harmless("without-content")
+    };
+    let length: Field<'_> = (b"content-length", b"40");
+    for (stream, status) in [(5, b"304"), (7, b"204"), (9, b"103")] {
+        let is_last = status != b"103";
+        let path = format!("/{}", String::from_utf8_lossy(status));
+        let asked = [get(stream, &path)];
+        let line = format!("GET {path}");
+        let mut answer = vec![headers(stream, is_last, &[(b":status", status), length])];
+        if !is_last {
+            answer.push(ok(stream, b"HTTP/1.1 200 OK"));
+        }
+        attack = attack.behind(Who::Client, &asked, &[&line]);
+        attack = attack.behind(Who::Server, &answer, &[]);
+    }
+    attack
+        .behind(Who::Client, &[get(11, "/last")], &["GET /last"])
+        .behind(Who::Server, &[ok(11, b"last")], &[])
 }

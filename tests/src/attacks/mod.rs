@@ -17,6 +17,8 @@ pub struct Attack {
     pub shown: Vec<(Who, Vec<Vec<u8>>)>,
     /// The requests of that.
     pub requests: Vec<String>,
+    /// How many of them are answered.
+    pub answered: usize,
     /// Text that is there, too.
     pub shown_as: &'static [u8],
     /// What begins with a frame that can't be shown; why, in the word of the documentation.
@@ -34,6 +36,7 @@ impl Attack {
             name: name.into(),
             shown: Vec::new(),
             requests: Vec::new(),
+            answered: 0,
             shown_as: b"",
             refused: Some((who, refused.to_vec(), why)),
         }
