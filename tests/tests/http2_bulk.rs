@@ -22,8 +22,8 @@ const MIB: usize = 1 << 20;
 const LARGE_BYTES: usize = 1 << 30;
 const SMALL_BYTES: usize = 1000;
 const SMALL: usize = 100;
-/// So much of the download is under way at most: whoever shows it has room for it, however late it looks.
-const AHEAD_BYTES: usize = 32 * MIB;
+/// So much of the download is under way at most: the ring, of 32 MiB, has room for it, however late its agent looks.
+const AHEAD_BYTES: usize = 16 * MIB;
 /// So much more of it may come at a time.
 const STEP_BYTES: usize = 4 * MIB;
 /// What the agent's memory may grow by while all of it passes: its ring, the window in which packets wait for earlier ones, and
