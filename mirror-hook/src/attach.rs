@@ -56,8 +56,7 @@ pub struct AttachMessage {
     /// How often those on the way from there have forked, this process included, before they asked for a
     /// ring: with 0 it alone came of that fork.
     pub silent_forks: u32,
-    /// What the process was called as it started: the name of the thread that loaded the hook, filled
-    /// up with NULs.
+    /// What the process was called as it started, filled up with NULs.
     pub name: [u8; NAME_BYTES],
 }
 

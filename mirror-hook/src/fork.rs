@@ -20,21 +20,34 @@ pub const NAME_BYTES: usize = 16;
 /// The name, in two halves; set once, before anybody asks.
 static NAME: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// As the process starts: its first thread is still called like its executable, and it has forked nobody.
+/// As the process starts, or first looks for an agent.
 pub(crate) fn watch() {
-    if let Ok(name) = rustix::thread::name() {
-        let mut bytes = [0; NAME_BYTES];
-        let name = name.as_bytes();
-        let length = name.len().min(NAME_BYTES);
-        bytes[..length].copy_from_slice(&name[..length]);
-        let halves = bytes.as_chunks::<8>().0;
-        for (half, bytes) in NAME.iter().zip(halves) {
-            half.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
+    let halves = own_name();
+    for (half, bytes) in NAME.iter().zip(halves.as_chunks::<8>().0) {
+        half.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
     }
     // SAFETY: `before_fork` may be called at any time, by any thread. The C library forgets it when
     // the library that it lies in is unloaded. Should it have no memory for it, forks go uncounted.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), None, None) };
+}
+
+/// The name of the process's first thread, which is still called like its executable; of another thread it says nothing of the
+/// process, so there it is what was executed.
+fn own_name() -> [u8; NAME_BYTES] {
+    let mut bytes = [0; NAME_BYTES];
+    let mut keep = |name: &[u8]| {
+        let length = name.len().min(NAME_BYTES - 1);
+        bytes[..length].copy_from_slice(&name[..length]);
+    };
+    if rustix::thread::gettid() == rustix::process::getpid() {
+        if let Ok(name) = rustix::thread::name() {
+            keep(name.as_bytes());
+        }
+    } else {
+        let path = rustix::param::linux_execfn().to_bytes();
+        keep(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path));
+    }
+    bytes
 }
 
 /// What the process was called, filled up with NULs; all NULs: unknown.
@@ -49,4 +62,19 @@ pub(crate) fn name() -> [u8; NAME_BYTES] {
 /// Called in the parent, before each fork(3).
 extern "C" fn before_fork() {
     guarded(process::forks_now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_thread_has_another_name() {
+        let named = std::thread::Builder::new().name("somebody".into());
+        let name = named.spawn(own_name).unwrap().join().unwrap();
+        let program = std::env::current_exe().unwrap();
+        let program = program.file_name().unwrap().as_encoded_bytes();
+        assert_eq!(name[..15], program[..15]);
+        assert_eq!(name[15], 0);
+    }
 }
