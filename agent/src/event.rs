@@ -212,6 +212,8 @@ pub enum ResetCause {
     Died,
     /// Whoever told of it is gone, or knows nothing of it any more: an agent, at a collector.
     Untold,
+    /// Its content was shown decoded, and can't be from there on.
+    Undecoded,
 }
 
 /// Takes flow events: the forger, or a summary for people.

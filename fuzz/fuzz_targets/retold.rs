@@ -113,8 +113,13 @@ fn proxied(bytes: &[u8], info: &FlowInfo, way: Way) {
 pub(crate) fn http2(bytes: &[u8], info: &FlowInfo) {
     let mut info = info.clone();
     info.alpn = Some("h2".into());
-    let mut http1 = Http1::new();
-    let said = talk(bytes, &info, |happens, rules| {
+    for mut http1 in [Http1::new(), Http1::new().with_decoding()] {
+        http2_by(&mut http1, bytes, &info);
+    }
+}
+
+fn http2_by(http1: &mut Http1, bytes: &[u8], info: &FlowInfo) {
+    let said = talk(bytes, info, |happens, rules| {
         if let Happens::Event(event) = happens {
             http1.flow_event(event, rules);
         }

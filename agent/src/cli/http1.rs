@@ -9,4 +9,9 @@ pub(crate) struct Http1Args {
     /// one after another on the session's own addresses, those at the same time on further ports
     #[arg(long, help_heading = "HTTP/2")]
     pub(crate) http1: bool,
+
+    /// Show content of HTTP/2 that is coded (gzip, deflate, br, zstd) decoded, as far as it can be: what would be far too much, is
+    /// broken, or has a hole is shown as it came, or ends its flow by a reset
+    #[arg(long, help_heading = "HTTP/2", requires = "http1")]
+    pub(crate) decompress: bool,
 }

@@ -62,6 +62,7 @@ or `all`. For example: --allow exe=nginx,port=443 --deny sni=*.bank.example --de
   sslcollector -I eth0 -t sensor                         … and let a collector make the packets
   sslcollector -w out.pcapng --allow exe=nginx,port=443  … but mirror only this
   sslcollector -I eth0 -o mirror0 --http1                … and show HTTP/2 as HTTP/1.1, for rules that know that
+  sslcollector -I eth0 -o mirror0 --http1 --decompress   … without gzip, deflate, br and zstd
   sslcollector -w out.pcapng --real-client xff --trusted-proxy 10.0.0.5
                                                          … and show whom a proxy speaks for
   sslcollector -C -o mirror0 --create                    be the collector that -t sends to

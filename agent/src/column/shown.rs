@@ -6,6 +6,8 @@ use agent::midstream::{Audience, LateSessions, LateStats, Midstream};
 use agent::real::{Policy, RealClients, RealStats, Way};
 use agent::transform::{Http1, TransformStats};
 
+use crate::config::Http2As;
+
 /// What stands between the flows and the outputs whose packets are made here.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
@@ -37,11 +39,15 @@ pub(crate) struct ShownStats {
 
 impl Shown {
     /// As was asked for.
-    pub(crate) fn new(midstream: Midstream, http1: bool, real_clients: Option<Policy>) -> Self {
+    pub(crate) fn new(midstream: Midstream, http2: Http2As, real_clients: Option<Policy>) -> Self {
         Self {
             late: LateSessions::new(midstream),
             rest: Retold {
-                http1: http1.then(Http1::new),
+                http1: match http2 {
+                    Http2As::Itself => None,
+                    Http2As::Http1 => Some(Http1::new()),
+                    Http2As::DecodedHttp1 => Some(Http1::new().with_decoding()),
+                },
                 real_clients: real_clients.map(RealClients::new),
             },
         }

@@ -13,7 +13,7 @@ use anyhow::bail;
 use super::broker::{SourceChoice, source};
 use super::midstream::midstream;
 use super::outputs::outputs;
-use super::shown::{http1, real_clients};
+use super::shown::{Http2As, http1, real_clients};
 use super::{InterfaceChoice, OutputChoice, VxlanChoice};
 use crate::cli::ServeArgs;
 
@@ -41,7 +41,7 @@ pub(crate) struct CollectorSettings {
     /// What becomes of sessions whose beginning nobody saw.
     pub(crate) midstream: Midstream,
     /// HTTP/2 is shown as HTTP/1.1.
-    pub(crate) http1: bool,
+    pub(crate) http1: Http2As,
 }
 
 /// Resolves `-C`.

@@ -29,6 +29,7 @@ use self::outputs::outputs;
 pub(crate) use self::outputs::{
     InterfaceChoice, LogChoice, OutputChoice, ReadersChoice, VxlanChoice,
 };
+pub(crate) use self::shown::Http2As;
 use self::shown::{http1, real_clients};
 pub(crate) use self::tunnel::TunnelChoice;
 use crate::cli::{AgentsArgs, Cli, Command, EnrollArgs, JoinArgs, MirrorArgs, RunArgs, ServeArgs};
@@ -131,7 +132,7 @@ pub(crate) struct Settings {
     /// What becomes of sessions whose beginning nobody saw.
     pub(crate) midstream: Midstream,
     /// HTTP/2 is shown as HTTP/1.1.
-    pub(crate) http1: bool,
+    pub(crate) http1: Http2As,
 }
 
 /// Resolves the command line.

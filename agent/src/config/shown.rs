@@ -35,18 +35,32 @@ pub(super) fn real_clients(
     }))
 }
 
-/// What `--http1` asks for.
+/// What HTTP/2 is shown as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Http2As {
+    #[default]
+    Itself,
+    Http1,
+    /// With content decoded.
+    DecodedHttp1,
+}
+
+/// What `--http1` and `--decompress` ask for.
 ///
 /// # Errors
 /// No packets are made here.
-pub(super) fn http1(args: &Http1Args, outputs: &[OutputChoice]) -> anyhow::Result<bool> {
+pub(super) fn http1(args: &Http1Args, outputs: &[OutputChoice]) -> anyhow::Result<Http2As> {
     if args.http1 && outputs.iter().all(OutputChoice::is_away) {
         bail!(
             "--http1 is for who makes the packets, and -t sends sessions as they are: give it to the collector, \
              `sslcollector -C --http1 …`"
         );
     }
-    Ok(args.http1)
+    Ok(match (args.http1, args.decompress) {
+        (false, _) => Http2As::Itself,
+        (true, false) => Http2As::Http1,
+        (true, true) => Http2As::DecodedHttp1,
+    })
 }
 
 #[cfg(test)]
@@ -104,9 +118,12 @@ mod tests {
                 other => bail!("{other:?}"),
             }
         };
-        assert!(!http1("-w x").unwrap());
-        assert!(http1("-w x --http1").unwrap());
-        assert!(http1("-t sensor -w x --http1").unwrap());
+        assert_eq!(http1("-w x").unwrap(), Http2As::Itself);
+        assert_eq!(http1("-w x --http1").unwrap(), Http2As::Http1);
+        assert_eq!(http1("-t sensor -w x --http1").unwrap(), Http2As::Http1);
+        let decoded = http1("-w x --http1 --decompress").unwrap();
+        assert_eq!(decoded, Http2As::DecodedHttp1);
+        assert!(http1("-w x --decompress").is_err());
         let error = http1("-t sensor --http1").unwrap_err().to_string();
         assert!(error.contains("-C --http1"), "{error}");
     }

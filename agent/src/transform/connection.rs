@@ -171,6 +171,25 @@ impl Connection {
         self.streams.content(stream, content, last, &mut place)
     }
 
+    /// What waits of messages of these sides is told as it came: nothing of theirs is waited for any more.
+    pub(super) fn release(
+        &mut self,
+        at: WallTime,
+        sides: &[Side],
+        lanes: &mut Lanes,
+        context: &mut Context<'_>,
+    ) {
+        for from in sides {
+            self.streams.release(&mut Place {
+                at,
+                from: *from,
+                lanes,
+                context,
+                scratch: &mut Vec::new(),
+            });
+        }
+    }
+
     /// All that one side said and that wasn't told, in front of the piece that is at hand.
     pub(super) fn unread(&self, from: Side) -> &[u8] {
         self.readers[from as usize].unread()

@@ -1,8 +1,9 @@
 //! A request and its answer: one stream.
 
+use super::decoding::{Decoding, Piece, Waiting};
 use super::lanes::{Context, LaneNumber, Lanes};
 use super::message::{Asked, Framing};
-use super::stats::Stop;
+use super::stats::{Stop, Undecoded};
 use crate::event::{Side, WallTime};
 use crate::retold::MAX_PIECE_BYTES;
 
@@ -16,8 +17,18 @@ pub(super) struct Exchange {
     pub(super) asked: Asked,
     /// What the client says, and the server.
     halves: [Half; 2],
+    /// Of content that is to be shown decoded.
+    decodings: [Option<Box<Decoding>>; 2],
     /// Its lane ends with it.
     pub(super) is_pushed: bool,
+}
+
+/// Whether an exchange goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goes {
+    On,
+    /// What has been told of it can't be gone on with.
+    BreaksOff,
 }
 
 /// One message of the two.
@@ -55,6 +66,7 @@ impl Exchange {
             lane,
             asked,
             halves: [request, Half::Awaited],
+            decodings: [None, None],
             is_pushed,
         }
     }
@@ -84,8 +96,8 @@ impl Exchange {
         from: Side,
         content: Content<'_>,
         last: bool,
-        told: Told<'_, '_>,
-    ) -> Result<(), Stop> {
+        told: &mut Told<'_, '_>,
+    ) -> Result<Goes, Stop> {
         self.check_tunnel(from, content.bytes())?;
         let Half::Begun(framing) = self.half(from) else {
             return Err(Stop::Malformed);
@@ -93,12 +105,168 @@ impl Exchange {
         let taken = framing.take(content.bytes(), last);
         taken.map_err(|_| Stop::Length)?;
         let framing = *framing;
-        let Told {
+        let goes = match self.decodings[from as usize].is_some() {
+            true => self.decode(at, from, content, last, told),
+            false => {
+                told.content(self.lane, at, from, framing, content, last);
+                Goes::On
+            }
+        };
+        if last && goes == Goes::On {
+            if let Some(decoding) = self.decodings[from as usize].take() {
+                drop(decoding);
+                told.context.stats.decoded += 1;
+                told.end_chunks(self.lane, at, from);
+            }
+            self.end(at, from, told.lanes, told.context);
+        }
+        Ok(goes)
+    }
+
+    /// Its head waits for what its content can be shown as.
+    pub(super) fn wait(&mut self, from: Side, decoding: Decoding) {
+        self.decodings[from as usize] = Some(Box::new(decoding));
+    }
+
+    /// No content comes any more, but fields behind it. Says how it was framed; nothing: it couldn't be decoded to its end.
+    pub(super) fn end_content(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        framing: Framing,
+        told: &mut Told<'_, '_>,
+    ) -> Option<Framing> {
+        if self.decodings[from as usize].is_none() {
+            return Some(framing);
+        }
+        match self.decode(at, from, Content::Text(&[]), true, told) {
+            Goes::BreaksOff => None,
+            Goes::On => Some(match self.decodings[from as usize].take() {
+                None => framing,
+                Some(_) => {
+                    told.context.stats.decoded += 1;
+                    Framing::Chunked
+                }
+            }),
+        }
+    }
+
+    /// What waits of a message is told as it came.
+    pub(super) fn release(&mut self, at: WallTime, from: Side, told: &mut Told<'_, '_>) {
+        let waits = |decoding: &mut Box<Decoding>| decoding.is_waiting();
+        let decoding = self.decodings[from as usize].take_if(waits);
+        if let Some(waiting) = decoding.and_then(|decoding| decoding.give_back()) {
+            told.context.stats.undecoded(Undecoded::Cut);
+            self.tell_as_it_came(at, from, &waiting, false, told);
+        }
+    }
+
+    /// The head that waits is told, for content that is to be shown decoded.
+    pub(super) fn commit(&mut self, at: WallTime, from: Side, told: &mut Told<'_, '_>) {
+        if let Some(decoding) = &mut self.decodings[from as usize] {
+            decoding.commit(&mut |piece| told.piece(self.lane, at, from, piece));
+        }
+    }
+
+    fn decode(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        content: Content<'_>,
+        last: bool,
+        told: &mut Told<'_, '_>,
+    ) -> Goes {
+        let lane = self.lane;
+        let slot = &mut self.decodings[from as usize];
+        let Some(decoding) = slot else {
+            return Goes::On;
+        };
+        let decoded = match content {
+            Content::Missing(_) => Err(Undecoded::Hole),
+            Content::Text(bytes) => decoding.push(bytes, last, &mut |piece| {
+                told.piece(lane, at, from, piece);
+            }),
+        };
+        let Err(why) = decoded else {
+            return Goes::On;
+        };
+        let Some(waiting) = slot.take().and_then(|decoding| decoding.give_back()) else {
+            told.context.stats.broken_off(why);
+            return Goes::BreaksOff;
+        };
+        told.context.stats.undecoded(why);
+        let is_missing = matches!(content, Content::Missing(_));
+        self.tell_as_it_came(at, from, &waiting, last && !is_missing, told);
+        if is_missing && let Half::Begun(framing) = *self.half(from) {
+            told.content(lane, at, from, framing, content, last);
+        }
+        Goes::On
+    }
+
+    fn tell_as_it_came(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        waiting: &Waiting,
+        last: bool,
+        told: &mut Told<'_, '_>,
+    ) {
+        let sink = &mut *told.context.sink;
+        told.lanes
+            .data(self.lane, at, from, &waiting.as_it_came, sink);
+        if let Half::Begun(framing) = *self.half(from) {
+            let content = Content::Text(&waiting.text);
+            told.content(self.lane, at, from, framing, content, last);
+        }
+    }
+
+    /// Until a tunnel is granted, what the client says there would be read as its next request (RFC 9110 section 9.3.6).
+    fn check_tunnel(&self, from: Side, bytes: u64) -> Result<(), Stop> {
+        let waits = self.halves == [Half::Begun(Framing::Tunnel), Half::Awaited];
+        match from == Side::Client && waits && bytes > 0 {
+            true => Err(Stop::Malformed),
+            false => Ok(()),
+        }
+    }
+
+    /// A message is whole.
+    pub(super) fn end(
+        &mut self,
+        at: WallTime,
+        from: Side,
+        lanes: &mut Lanes,
+        context: &mut Context<'_>,
+    ) {
+        *self.half(from) = Half::Over;
+        if self.is_tunnel() {
+            lanes.finish_lane(self.lane, at, from, context);
+        }
+    }
+}
+
+/// Where an exchange is told.
+pub(super) struct Told<'a, 'c> {
+    pub(super) lanes: &'a mut Lanes,
+    pub(super) context: &'a mut Context<'c>,
+    pub(super) scratch: &'a mut Vec<u8>,
+}
+
+impl Told<'_, '_> {
+    /// Content in its framing, the last or not.
+    fn content(
+        &mut self,
+        lane: LaneNumber,
+        at: WallTime,
+        from: Side,
+        framing: Framing,
+        content: Content<'_>,
+        last: bool,
+    ) {
+        let Self {
             lanes,
             context,
             scratch,
-        } = told;
-        let lane = self.lane;
+        } = self;
         scratch.clear();
         match (framing, content) {
             (Framing::Nothing, Content::Text(_)) => {}
@@ -134,41 +302,22 @@ impl Exchange {
                 lanes.data(lane, at, from, scratch, context.sink);
             }
         }
-        if last {
-            self.end(at, from, lanes, context);
-        }
-        Ok(())
     }
 
-    /// Until a tunnel is granted, what the client says there would be read as its next request (RFC 9110 section 9.3.6).
-    fn check_tunnel(&self, from: Side, bytes: u64) -> Result<(), Stop> {
-        let waits = self.halves == [Half::Begun(Framing::Tunnel), Half::Awaited];
-        match from == Side::Client && waits && bytes > 0 {
-            true => Err(Stop::Malformed),
-            false => Ok(()),
+    /// What a decoder makes of a message.
+    fn piece(&mut self, lane: LaneNumber, at: WallTime, from: Side, piece: Piece<'_>) {
+        match piece {
+            Piece::Head(head) => self.lanes.data(lane, at, from, head, self.context.sink),
+            Piece::Content(bytes) => {
+                let content = Content::Text(bytes);
+                self.content(lane, at, from, Framing::Chunked, content, false);
+            }
         }
     }
 
-    /// A message is whole.
-    pub(super) fn end(
-        &mut self,
-        at: WallTime,
-        from: Side,
-        lanes: &mut Lanes,
-        context: &mut Context<'_>,
-    ) {
-        *self.half(from) = Half::Over;
-        if self.is_tunnel() {
-            lanes.finish_lane(self.lane, at, from, context);
-        }
+    fn end_chunks(&mut self, lane: LaneNumber, at: WallTime, from: Side) {
+        self.content(lane, at, from, Framing::Chunked, Content::Text(&[]), true);
     }
-}
-
-/// Where an exchange is told.
-pub(super) struct Told<'a, 'c> {
-    pub(super) lanes: &'a mut Lanes,
-    pub(super) context: &'a mut Context<'c>,
-    pub(super) scratch: &'a mut Vec<u8>,
 }
 
 /// RFC 9112 section 7.1.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use mirror_hook::event::Announcement;
 
 use super::connection::Scratch;
+use super::decoding::Budget;
 use super::lanes::Context;
 use super::session::Session;
 use super::stats::{Stop, TransformStats};
@@ -37,13 +38,15 @@ struct Shared {
     endpoints: Endpoints,
     derived: HashMap<Tuple, u64>,
     next_flow: u64,
+    decoding: Option<Budget>,
     stats: TransformStats,
 }
 
 impl Shared {
-    fn new(endpoints: Endpoints) -> Self {
+    fn new(endpoints: Endpoints, decoding: Option<Budget>) -> Self {
         Self {
             endpoints,
+            decoding,
             derived: HashMap::new(),
             next_flow: FIRST_FLOW,
             stats: TransformStats::default(),
@@ -55,6 +58,7 @@ impl Shared {
             endpoints: &self.endpoints,
             derived: &mut self.derived,
             next_flow: &mut self.next_flow,
+            decoding: self.decoding.as_ref(),
             stats: &mut self.stats,
             sink,
         }
@@ -73,17 +77,29 @@ impl Http1 {
         Self {
             sessions: HashMap::new(),
             passing: Passing::default(),
-            shared: Shared::new(Endpoints::default()),
+            shared: Shared::new(Endpoints::default(), None),
             memory_bytes: 0,
             by_size: BTreeSet::new(),
             scratch: Scratch::new(MAX_LIST_BYTES),
         }
     }
 
+    /// Content that is coded (gzip, deflate, br, zstd) is shown decoded.
+    #[must_use]
+    pub fn with_decoding(mut self) -> Self {
+        self.shared.decoding = Some(Budget::default());
+        self
+    }
+
     /// For another worker, whose flows come out beside ours: no live ones have the same made-up addresses.
     pub fn beside(&self) -> Self {
+        let Shared {
+            endpoints,
+            decoding,
+            ..
+        } = &self.shared;
         Self {
-            shared: Shared::new(self.shared.endpoints.clone()),
+            shared: Shared::new(endpoints.clone(), decoding.clone()),
             ..Self::new()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::decoding::Budget;
 use super::part::{Http1Part, PartKind};
 use super::stats::{Stop, TransformStats};
 use crate::endpoints::Endpoints;
@@ -20,6 +21,8 @@ pub(super) struct Context<'a> {
     /// Which session has a lane with these addresses that are made up.
     pub(super) derived: &'a mut HashMap<Tuple, u64>,
     pub(super) next_flow: &'a mut u64,
+    /// What decoders may take, where content is to be shown decoded.
+    pub(super) decoding: Option<&'a Budget>,
     pub(super) stats: &'a mut TransformStats,
     pub(super) sink: &'a mut dyn FlowSink,
 }
@@ -248,10 +251,11 @@ impl Lanes {
         lane: LaneNumber,
         at: WallTime,
         by: Side,
+        cause: ResetCause,
         context: &mut Context<'_>,
     ) {
         if let Some(lane) = self.live(lane) {
-            lane.reset(at, by, ResetCause::Abort, context);
+            lane.reset(at, by, cause, context);
         }
     }
 

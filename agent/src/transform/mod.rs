@@ -18,6 +18,8 @@
 //!   than ours. Flow control, priorities and padding have no counterpart and aren't told.
 //! - HTTP/1.1 goes on as it is, until it is upgraded to HTTP/2 (h2c, RFC 7540 section 3.2): from there on its streams are told,
 //!   the answer to the request that asked for it first. The `101` isn't told, since behind it HTTP/1.1 would have ended.
+//! - Where it is asked for, content that is coded (gzip, deflate, br, zstd) is told decoded, in chunks. Its head waits for the first
+//!   text that is decoded, and what can't be is told as it came. What can't be gone on with ends its lane by a reset.
 //! - A stream that is given up ends its lane by a reset. A hole within content is a hole in the lane.
 //! - What isn't understood, isn't allowed or is too much ([`Stop`]) ends the telling: lanes with something under way are reset, the
 //!   idle ones closed, and the session goes on as the frames that it is, in a flow of its own, from the first that wasn't told (in
@@ -31,6 +33,7 @@
 mod connection;
 #[cfg(test)]
 mod corpus_tests;
+mod decoding;
 mod exchange;
 mod flows;
 pub mod frame;
@@ -47,4 +50,4 @@ mod upgrade;
 
 pub use flows::Http1;
 pub use part::{Http1Part, PartKind};
-pub use stats::{Stop, TransformStats};
+pub use stats::{Stop, TransformStats, Undecoded};

@@ -9,6 +9,7 @@ use crate::real::http::may_be_request;
 
 /// What a client says first where it speaks HTTP/2, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 /// What a server may say in front of it, and is kept until the client's first word.
 const MAX_SETTINGS_BYTES: usize = 1024;
 
@@ -75,6 +76,7 @@ impl Session {
             FlowChange::Finish { from } => {
                 self.decide(at, context);
                 self.cut(at, from, context);
+                self.release(at, &[from], context);
                 self.lanes.finish(at, from, context);
                 return self.lanes.is_finished();
             }
@@ -83,6 +85,7 @@ impl Session {
                 for from in [Side::Client, Side::Server] {
                     self.cut(at, from, context);
                 }
+                self.release(at, &SIDES, context);
                 self.lanes.reset(at, by, cause, context);
                 return true;
             }
@@ -92,6 +95,7 @@ impl Session {
 
     /// A real connection takes the addresses of one of its lanes.
     pub(super) fn yield_to(&mut self, tuple: Tuple, at: WallTime, context: &mut Context<'_>) {
+        self.release(at, &SIDES, context);
         if !self.lanes.yield_to(tuple, at, context) {
             let said = (self.said[0], self.said[1]);
             match self.state {
@@ -274,6 +278,13 @@ impl Session {
         }
     }
 
+    /// No message of these sides waits for what it can be shown as.
+    fn release(&mut self, at: WallTime, sides: &[Side], context: &mut Context<'_>) {
+        if let State::Http2(connection) = &mut self.state {
+            connection.release(at, sides, &mut self.lanes, context);
+        }
+    }
+
     /// A side has said its last: what wasn't whole is told as it is.
     fn cut(&mut self, at: WallTime, from: Side, context: &mut Context<'_>) {
         let is_cut = |connection: &Connection| !connection.unread(from).is_empty();
@@ -292,6 +303,7 @@ impl Session {
         context: &mut Context<'_>,
     ) {
         context.stats.stopped(why);
+        self.release(at, &SIDES, context);
         let begin = |from: Side| said[from as usize] - unread[from as usize].len() as u64;
         let begins = (begin(Side::Client), begin(Side::Server));
         let lane = self.lanes.claim_raw(at, begins, why, context);

@@ -102,6 +102,51 @@ impl Stop {
     }
 }
 
+/// Why content isn't shown decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// A coding that nobody knows here, or too many.
+    Coding,
+    /// It is a part of what is coded as a whole.
+    Part,
+    /// Far more would come out than went in.
+    Ratio,
+    /// A decoder, or all of them, would take too much memory.
+    Memory,
+    /// It isn't what its head says, or ends in the middle.
+    Broken,
+    /// Text is missing.
+    Hole,
+    /// It was given up before any was decoded, or was answered first.
+    Cut,
+}
+
+impl Undecoded {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Coding,
+        Self::Part,
+        Self::Ratio,
+        Self::Memory,
+        Self::Broken,
+        Self::Hole,
+        Self::Cut,
+    ];
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Coding => "an unknown coding",
+            Self::Part => "a part of a whole",
+            Self::Ratio => "too much of too little",
+            Self::Memory => "too much memory",
+            Self::Broken => "broken",
+            Self::Hole => "a hole",
+            Self::Cut => "given up",
+        }
+    }
+}
+
 impl From<FrameError> for Stop {
     fn from(error: FrameError) -> Self {
         match error {
@@ -161,6 +206,12 @@ pub struct TransformStats {
     pub late_bytes: u64,
     /// Fields behind content of a length that was said in front: HTTP/1.1 has no place for them.
     pub unshown_trailers: u64,
+    /// Messages whose content was shown decoded, to its end.
+    pub decoded: u64,
+    /// Messages with coded content that were shown as they came, in the order of [`Undecoded::ALL`].
+    pub undecoded: [u64; Undecoded::ALL.len()],
+    /// Messages shown decoded whose rest couldn't be: their flows end there. In the same order.
+    pub broken_off: [u64; Undecoded::ALL.len()],
     /// Sessions that go on as the frames that they are, by the first [`Stop`], in the order of [`Stop::ALL`].
     pub stopped: [u64; Stop::ALL.len()],
 }
@@ -168,6 +219,14 @@ pub struct TransformStats {
 impl TransformStats {
     pub(super) fn stopped(&mut self, why: Stop) {
         self.stopped[why as usize] += 1;
+    }
+
+    pub(super) fn undecoded(&mut self, why: Undecoded) {
+        self.undecoded[why as usize] += 1;
+    }
+
+    pub(super) fn broken_off(&mut self, why: Undecoded) {
+        self.broken_off[why as usize] += 1;
     }
 
     /// Adds another worker's.
@@ -182,6 +241,9 @@ impl TransformStats {
             holes,
             late_bytes,
             unshown_trailers,
+            decoded,
+            undecoded,
+            broken_off,
             stopped,
         } = other;
         self.sessions += sessions;
@@ -193,7 +255,11 @@ impl TransformStats {
         self.holes += holes;
         self.late_bytes += late_bytes;
         self.unshown_trailers += unshown_trailers;
-        let pairs = self.stopped.iter_mut().zip(stopped);
+        self.decoded += decoded;
+        let undecoded = self.undecoded.iter_mut().zip(undecoded);
+        let broken_off = self.broken_off.iter_mut().zip(broken_off);
+        let stopped = self.stopped.iter_mut().zip(stopped);
+        let pairs = stopped.chain(undecoded).chain(broken_off);
         pairs.for_each(|(sum, count)| *sum += count);
     }
 }

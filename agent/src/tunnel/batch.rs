@@ -227,7 +227,8 @@ impl BatchWriter {
 
 fn reset(cause: ResetCause) -> u8 {
     match cause {
-        ResetCause::Abort => RESET_ABORT,
+        // What is shown decoded is so behind the tunnel only.
+        ResetCause::Abort | ResetCause::Undecoded => RESET_ABORT,
         ResetCause::Died => RESET_DIED,
         ResetCause::Untold => RESET_UNTOLD,
     }

@@ -246,6 +246,7 @@ pub(super) fn session(
             Ending::Finished => "finished",
             Ending::Reset(_, ResetCause::Abort) => "reset",
             Ending::Reset(_, ResetCause::Died) => "died",
+            Ending::Reset(_, ResetCause::Undecoded) => "undecoded",
             Ending::Reset(_, ResetCause::Untold) => "agent-ended",
             Ending::Open if info.agent.is_some() => "collector-ended",
             Ending::Open => "agent-ended",

@@ -27,20 +27,41 @@ const SPELLINGS: [&str; 17] = [
 /// Client hints are written in small letters by those who send them.
 const SMALL: &[u8] = b"sec-ch-";
 
+/// Our fields in the head of a message whose content is shown decoded: what its `content-encoding` was, and its
+/// `content-length`.
+pub(in super::super) const DECODED_CODINGS: &str = "X-Decoded-Content-Encoding";
+pub(in super::super) const DECODED_LENGTH: &str = "X-Decoded-Content-Length";
+/// Its messages have something behind their content.
+const GRPC: &[u8] = b"application/grpc";
+
+/// How the content behind a head is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Shown {
+    AsItCame,
+    Decoded,
+}
+
 /// What the fields of a head say of its content.
 #[derive(Debug, Default)]
 pub(super) struct Length {
     known: Option<u64>,
+    /// Its codings, where it is shown without them.
+    decoded: Option<Vec<u8>>,
     /// Fields behind the content are announced: it is told in chunks, behind which they can stand, whatever its length.
     has_trailers: bool,
 }
 
 impl Length {
     /// Reads `content-length` (RFC 9110 section 8.6): digits, once; and `trailer` (section 6.6.2).
-    pub(super) fn of(fields: &FieldList) -> Result<Self, MessageError> {
+    pub(super) fn of(fields: &FieldList, shown: Shown) -> Result<Self, MessageError> {
         let mut length = Self::default();
+        if shown == Shown::Decoded {
+            let codings = fields.iter().filter(|field| is_coding(*field));
+            let codings: Vec<_> = codings.map(|field| field.value).collect();
+            length.decoded = Some(codings.join(&b", "[..]));
+        }
         for field in fields.iter() {
-            length.has_trailers |= field.name.eq_ignore_ascii_case(b"trailer");
+            length.has_trailers |= announces_trailers(field);
             if is_length(field) {
                 let digits = str::from_utf8(field.value).ok();
                 let digits = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -60,7 +81,20 @@ impl Length {
 
     /// Whether a field isn't to be written: there is one framing only.
     pub(super) fn hides(&self, field: Field<'_>, last: bool) -> bool {
-        self.has_trailers && !last && is_length(field)
+        match self.decoded {
+            Some(_) => is_length(field) || is_coding(field),
+            None => self.has_trailers && !last && is_length(field),
+        }
+    }
+
+    /// What its head had said, where it is shown decoded.
+    fn write_marks(&self, out: &mut Vec<u8>) {
+        if let Some(codings) = &self.decoded {
+            write(DECODED_CODINGS.as_bytes(), codings, out);
+            if let Some(bytes) = self.known {
+                write(DECODED_LENGTH.as_bytes(), bytes.to_string().as_bytes(), out);
+            }
+        }
     }
 
     /// How a message with content is framed, which ends here or not. Adds the field that says so, where there is none.
@@ -68,13 +102,26 @@ impl Length {
         match self.known {
             Some(1..) if last => Err(MessageError::Length),
             _ if last => Ok(Framing::Nothing),
-            Some(left) if !self.has_trailers => Ok(Framing::Length { left }),
+            Some(left) if !self.has_trailers && self.decoded.is_none() => {
+                Ok(Framing::Length { left })
+            }
             _ => {
+                self.write_marks(out);
                 out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
                 Ok(Framing::Chunked)
             }
         }
     }
+}
+
+/// Fields are to come behind its content.
+fn announces_trailers(field: Field<'_>) -> bool {
+    let is_grpc = field.name.eq_ignore_ascii_case(b"content-type") && field.value.starts_with(GRPC);
+    is_grpc || field.name.eq_ignore_ascii_case(b"trailer")
+}
+
+fn is_coding(field: Field<'_>) -> bool {
+    field.name.eq_ignore_ascii_case(b"content-encoding")
 }
 
 fn is_length(field: Field<'_>) -> bool {

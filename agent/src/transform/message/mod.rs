@@ -15,7 +15,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub(super) use field::trailers;
+pub(super) use field::{DECODED_CODINGS, DECODED_LENGTH, Shown, trailers};
 pub(super) use framing::Framing;
 pub(super) use request::{Asked, Seed, request};
 pub(super) use response::{Response, response};

@@ -4,7 +4,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use sha2::{Digest, Sha256};
 
 use super::MessageError;
-use super::field::{self, Length, checked, is_token, is_value};
+use super::field::{self, Length, Shown, checked, is_token, is_value};
 use super::framing::Framing;
 use crate::event::FlowId;
 use crate::transform::frame::StreamId;
@@ -70,6 +70,7 @@ pub(in super::super) fn request(
     fields: &FieldList,
     last: bool,
     seed: &Seed,
+    shown_as: Shown,
     out: &mut Vec<u8>,
 ) -> Result<Request, MessageError> {
     let pseudo = Pseudo::read(fields)?;
@@ -78,7 +79,7 @@ pub(in super::super) fn request(
     if let Some(authority) = authority {
         field::write(b"host", authority, out);
     }
-    let length = Length::of(fields)?;
+    let length = Length::of(fields, shown_as)?;
     let mut cookies = false;
     for field in fields.iter().skip_while(is_pseudo) {
         let field = checked(field)?;

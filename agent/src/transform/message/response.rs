@@ -3,7 +3,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 use super::MessageError;
-use super::field::{self, Length, checked};
+use super::field::{self, Length, Shown, checked};
 use super::framing::Framing;
 use super::reason::reason;
 use super::request::Asked;
@@ -29,6 +29,7 @@ pub(in super::super) fn response(
     fields: &FieldList,
     last: bool,
     asked: &Asked,
+    shown_as: Shown,
     out: &mut Vec<u8>,
 ) -> Result<Response, MessageError> {
     let status = status(fields)?;
@@ -44,7 +45,7 @@ pub(in super::super) fn response(
     out.push(b' ');
     out.extend_from_slice(reason(shown).as_bytes());
     out.extend_from_slice(b"\r\n");
-    let length = Length::of(fields)?;
+    let length = Length::of(fields, shown_as)?;
     for field in fields.iter().skip(1) {
         let field = checked(field)?;
         let is_hidden = has_content && length.hides(field, last);

@@ -1,7 +1,7 @@
 //! Messages as they are told, and messages that can't be.
 
 use super::request::Request;
-use super::{Asked, Framing, MessageError, Response, Seed, request, response, trailers};
+use super::{Asked, Framing, MessageError, Response, Seed, Shown, request, response, trailers};
 use crate::event::FlowId;
 use crate::transform::frame::StreamId;
 use crate::transform::hpack::FieldList;
@@ -19,13 +19,13 @@ fn fields(text: &[u8]) -> FieldList {
 fn asked(text: &[u8], last: bool) -> Result<(String, Request), MessageError> {
     let mut out = Vec::new();
     let seed = Seed(FlowId([7; 16]), StreamId::CONNECTION);
-    let request = request(&fields(text), last, &seed, &mut out)?;
+    let request = request(&fields(text), last, &seed, Shown::AsItCame, &mut out)?;
     Ok((String::from_utf8(out).unwrap(), request))
 }
 
 fn answered(text: &[u8], last: bool, asked: &Asked) -> Result<(String, Response), MessageError> {
     let mut out = Vec::new();
-    let response = response(&fields(text), last, asked, &mut out)?;
+    let response = response(&fields(text), last, asked, Shown::AsItCame, &mut out)?;
     Ok((String::from_utf8(out).unwrap(), response))
 }
 

@@ -1,11 +1,11 @@
 //! Header blocks: messages begin, and end with fields behind their content.
 
 use super::{MAX_STREAMS, Place, Streams};
-use crate::event::Side;
+use crate::event::{ResetCause, Side};
 use crate::transform::exchange::{Exchange, Half};
 use crate::transform::frame::StreamId;
 use crate::transform::hpack::FieldList;
-use crate::transform::message::{self, Asked, Framing, Response, Seed};
+use crate::transform::message::{self, Asked, Framing, Response, Seed, Shown};
 use crate::transform::stats::Stop;
 
 impl Streams {
@@ -30,8 +30,26 @@ impl Streams {
         place.scratch.clear();
         match *exchange.half(from) {
             Half::Awaited => {
-                let response = message::response(fields, last, &exchange.asked, place.scratch)?;
-                place.tell(exchange, from);
+                let as_it_came = Shown::AsItCame;
+                let asked = &exchange.asked;
+                let response = message::response(fields, last, asked, as_it_came, place.scratch)?;
+                let decoding = match response {
+                    Response::Interim => None,
+                    Response::Final(framing) => place.decoding(fields, framing, |head| {
+                        message::response(fields, last, asked, Shown::Decoded, head)?;
+                        Ok(())
+                    })?,
+                };
+                // The request is in front of its answer; who is told to go on with it is sure to.
+                let at = place.at;
+                match response {
+                    Response::Interim => exchange.commit(at, Side::Client, &mut place.told()),
+                    Response::Final(_) => exchange.release(at, Side::Client, &mut place.told()),
+                }
+                match decoding {
+                    Some(decoding) => exchange.wait(from, decoding),
+                    None => place.tell(exchange, from),
+                }
                 if let Response::Final(framing) = response {
                     *exchange.half(from) = Half::Begun(framing);
                     let request = exchange.half(Side::Client);
@@ -49,6 +67,13 @@ impl Streams {
             Half::Begun(
                 framing @ (Framing::Chunked | Framing::Nothing | Framing::Length { left: 0 }),
             ) => {
+                let at = place.at;
+                let Some(framing) = exchange.end_content(at, from, framing, &mut place.told())
+                else {
+                    self.end_in_the_middle(stream, ResetCause::Undecoded, place);
+                    return Ok(());
+                };
+                place.scratch.clear();
                 message::trailers(fields, place.scratch)?;
                 if framing == Framing::Chunked {
                     place.tell(exchange, from);
@@ -77,12 +102,20 @@ impl Streams {
         }
         place.scratch.clear();
         let seed = Seed(place.lanes.id(), stream);
-        let request = message::request(fields, last, &seed, place.scratch)?;
+        let as_it_came = Shown::AsItCame;
+        let request = message::request(fields, last, &seed, as_it_came, place.scratch)?;
+        let decoding = place.decoding(fields, request.framing, |head| {
+            message::request(fields, last, &seed, Shown::Decoded, head)?;
+            Ok(())
+        })?;
         let lane = place.lanes.claim(place.at, place.context)?;
         self.newest[Side::Client as usize] = Some(stream);
         let half = Half::Begun(request.framing);
-        let exchange = Exchange::new(lane, request.asked, half, false);
-        place.tell(&exchange, Side::Client);
+        let mut exchange = Exchange::new(lane, request.asked, half, false);
+        match decoding {
+            Some(decoding) => exchange.wait(Side::Client, decoding),
+            None => place.tell(&exchange, Side::Client),
+        }
         place.context.stats.requests += 1;
         let exchange = self
             .exchanges
@@ -122,7 +155,7 @@ impl Streams {
         }
         place.scratch.clear();
         let seed = Seed(place.lanes.id(), promised);
-        let request = message::request(fields, true, &seed, place.scratch)?;
+        let request = message::request(fields, true, &seed, Shown::AsItCame, place.scratch)?;
         if matches!(request.asked, Asked::Connect | Asked::Upgrade { .. }) {
             return Err(Stop::Malformed);
         }

@@ -4,12 +4,14 @@ mod heads;
 
 use std::collections::HashMap;
 
-use super::exchange::{Content, Exchange, Half, Told};
+use super::decoding::{Codings, Decoding};
+use super::exchange::{Content, Exchange, Goes, Half, Told};
 use super::frame::StreamId;
+use super::hpack::FieldList;
 use super::lanes::{Context, LaneNumber, Lanes};
-use super::message::Asked;
+use super::message::{Asked, Framing};
 use super::stats::Stop;
-use crate::event::{Side, WallTime};
+use crate::event::{ResetCause, Side, WallTime};
 
 /// Streams under way at a time.
 const MAX_STREAMS: usize = 256;
@@ -46,6 +48,35 @@ impl<'c> Place<'_, 'c> {
         }
     }
 
+    /// What decodes a message's content, if it can be shown decoded; its head, as it came, is at hand, and for decoded content it is
+    /// written by `write`.
+    fn decoding(
+        &mut self,
+        fields: &FieldList,
+        framing: Framing,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Stop>,
+    ) -> Result<Option<Decoding>, Stop> {
+        let budget = self.context.decoding;
+        let (Some(budget), Framing::Chunked | Framing::Length { left: 1.. }) = (budget, framing)
+        else {
+            return Ok(None);
+        };
+        let codings = match Codings::of(fields) {
+            Ok(None) => return Ok(None),
+            Ok(Some(codings)) => codings,
+            Err(why) => {
+                self.context.stats.undecoded(why);
+                return Ok(None);
+            }
+        };
+        let mut decoded = Vec::new();
+        write(&mut decoded)?;
+        let decoding = Decoding::new(&codings, self.scratch.clone(), decoded, budget);
+        Ok(decoding
+            .inspect_err(|why| self.context.stats.undecoded(*why))
+            .ok())
+    }
+
     /// Tells a head.
     fn tell(&mut self, exchange: &Exchange, from: Side) {
         let sink = &mut *self.context.sink;
@@ -77,12 +108,14 @@ impl Streams {
             return self.was_there(stream);
         };
         let (at, from) = (place.at, place.from);
-        exchange.content(at, from, content, last, place.told())?;
+        let goes = exchange.content(at, from, content, last, &mut place.told())?;
         if matches!(content, Content::Missing(_)) {
             place.context.stats.holes += 1;
         }
-        if last {
-            self.conclude(stream, place);
+        match goes {
+            Goes::On if last => self.conclude(stream, place),
+            Goes::On => {}
+            Goes::BreaksOff => self.end_in_the_middle(stream, ResetCause::Undecoded, place),
         }
         Ok(())
     }
@@ -117,16 +150,13 @@ impl Streams {
 
     /// What they were telling ends by resets, those that are under way; too many at once end all.
     fn give_up(&mut self, streams: &[StreamId], place: &mut Place<'_, '_>) -> Result<(), Stop> {
-        let (at, from) = (place.at, place.from);
-        let second = at.0 / 1_000_000_000;
+        let second = place.at.0 / 1_000_000_000;
         for stream in streams {
-            let Some(exchange) = self.exchanges.remove(stream) else {
+            if !self.exchanges.contains_key(stream) {
                 continue;
-            };
+            }
             place.context.stats.aborted += 1;
-            place
-                .lanes
-                .reset_lane(exchange.lane, at, from, place.context);
+            self.end_in_the_middle(*stream, ResetCause::Abort, place);
             let (of, count) = self.resets;
             let count = if of == second { count + 1 } else { 1 };
             self.resets = (second, count);
@@ -134,6 +164,33 @@ impl Streams {
         match self.resets {
             (of, count) if of == second && count > MAX_RESETS => Err(Stop::Resets),
             _ => Ok(()),
+        }
+    }
+
+    fn end_in_the_middle(
+        &mut self,
+        stream: StreamId,
+        cause: ResetCause,
+        place: &mut Place<'_, '_>,
+    ) {
+        if let Some(mut exchange) = self.exchanges.remove(&stream) {
+            let (at, by) = (place.at, place.from);
+            for from in [Side::Client, Side::Server] {
+                exchange.release(at, from, &mut place.told());
+            }
+            let (lane, context) = (exchange.lane, &mut *place.context);
+            place.lanes.reset_lane(lane, at, by, cause, context);
+        }
+    }
+
+    /// What waits of messages of the place's side is told as it came.
+    pub(super) fn release(&mut self, place: &mut Place<'_, '_>) {
+        let mut streams: Vec<_> = self.exchanges.keys().copied().collect();
+        streams.sort_unstable();
+        for stream in streams {
+            if let Some(exchange) = self.exchanges.get_mut(&stream) {
+                exchange.release(place.at, place.from, &mut place.told());
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Sessions of HTTP/2 that are written here, and the flows that come out.
 
+mod decoded;
 mod ends;
 mod exchanges;
 mod lanes;
