@@ -8,7 +8,7 @@ use crate::http2::{
 };
 use crate::told::Who;
 
-/// Behind two requests, of which one has been answered ([`Attack::begun`]).
+/// Behind two requests, of which one has been answered.
 #[derive(Clone, Debug)]
 pub struct Attack {
     /// Which; its connection's SNI begins with it.

@@ -34,7 +34,7 @@ where
     }
 
     fn free_cell(&mut self, data: Self::AllocatedMemory) {
-        let bytes = data.slice().len() * size_of::<T>();
+        let bytes = size_of_val(data.slice());
         self.0.fetch_sub(bytes, Ordering::Relaxed);
         StandardAlloc::default().free_cell(data);
     }

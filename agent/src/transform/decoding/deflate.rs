@@ -66,7 +66,7 @@ impl Stage for Deflate {
 /// RFC 1950 section 2.2. No encoder begins deflate itself like this: it would be a stored block with something in the bits that
 /// are skipped.
 fn is_zlib(head: [u8; HEAD_BYTES]) -> bool {
-    head[0] & 0x0f == 8 && head[0] >> 4 <= 7 && u16::from_be_bytes(head) % 31 == 0
+    head[0] & 0x0f == 8 && head[0] >> 4 <= 7 && u16::from_be_bytes(head).is_multiple_of(31)
 }
 
 /// Takes text from the front, and says whether the stream ends with it.
