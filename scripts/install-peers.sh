@@ -63,6 +63,8 @@ needs() {
 		ab apache2-utils
 		chromium chromium
 		valgrind valgrind
+		brotli brotli
+		zstd zstd
 		END
         ;;
     bench) cat <<-END

@@ -303,6 +303,8 @@ $request_method $request_uri $request_body_file';
     server_name {HOST};
     location /get/ {{ alias {dir}/www/; }}
     location /gzip/ {{ alias {dir}/www/; gzip on; gzip_types *; }}
+    location /br/ {{ alias {dir}/www/; add_header Content-Encoding br; }}
+    location /zstd/ {{ alias {dir}/www/; add_header Content-Encoding zstd; }}
     location /chunked/ {{ alias {dir}/www/; ssi on; ssi_types *; }}
     # Neither a length nor chunks: the body ends where the server closes, and no earlier.
     location /close/ {{ alias {dir}/www/; ssi on; ssi_types *; chunked_transfer_encoding off; }}
