@@ -112,9 +112,11 @@ fn proxied(bytes: &[u8], info: &FlowInfo, way: Way) {
 /// A session of HTTP/2, told as HTTP/1.1.
 pub(crate) fn http2(bytes: &[u8], info: &FlowInfo) {
     let mut info = info.clone();
-    info.alpn = Some("h2".into());
-    for mut http1 in [Http1::new(), Http1::new().with_decoding()] {
-        http2_by(&mut http1, bytes, &info);
+    for alpn in [Some("h2"), None] {
+        info.alpn = alpn.map(Into::into);
+        for mut http1 in [Http1::new(), Http1::new().with_decoding()] {
+            http2_by(&mut http1, bytes, &info);
+        }
     }
 }
 
