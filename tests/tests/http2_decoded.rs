@@ -18,7 +18,7 @@ fn place() -> Place {
     let place = Place::new(&[SIZE]);
     let words = (0..).map(|number: u32| format!("<p>{}</p>\n", number.wrapping_mul(number) % 977));
     let text: String = words.take(SIZE / 9).collect();
-    fs::write(place.path(&format!("www/{SIZE}")), text).unwrap();
+    fs::write(place.path(&format!("www/{SIZE}")), text).expect("the file");
     place
 }
 
