@@ -65,6 +65,17 @@ pub fn word<'f>(flow: &'f Flow, name: &str) -> Option<&'f str> {
     words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// Flows beside those of the sessions, by what the agent said when it ended.
+///
+/// # Panics
+/// If it didn't say so of this many requests.
+pub fn further_flows(said: &str, requests: usize) -> usize {
+    let told = format!("shown as HTTP/1.1: {requests} requests, in ");
+    let further = said.rsplit_once(&told).map(|(_, behind)| behind);
+    let further = further.and_then(|behind| behind.split(' ').next()?.parse().ok());
+    further.unwrap_or_else(|| panic!("{told}: {said}"))
+}
+
 /// Text of HTTP/1.1 only, each flow a lane, of so many sessions.
 ///
 /// # Panics

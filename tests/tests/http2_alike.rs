@@ -8,7 +8,7 @@ use mirror_tests::chromium;
 use mirror_tests::clear::{Clear, alone};
 use mirror_tests::examples::judge;
 use mirror_tests::judges::{FileInfo, Profile, Suricata, Verdict};
-use mirror_tests::lanes::{HTTP1, assert_lanes, curl, event, events, word};
+use mirror_tests::lanes::{HTTP1, assert_lanes, curl, event, events, further_flows, word};
 use mirror_tests::nginx::{LogEntry, Nginx, Options};
 use mirror_tests::place::{HOST, Place, free_port};
 use mirror_tests::process::output_of;
@@ -135,7 +135,8 @@ fn a_page_in_chromium() {
     }
     let sessions = sessions(&seen.flows);
     assert_lanes(&seen.flows, sessions);
-    assert!(seen.flows.len() > sessions, "{}", seen.said);
+    let further = further_flows(&seen.said, shown.len());
+    assert_eq!(seen.flows.len(), sessions + further, "{}", seen.said);
     let verdict = Suricata.read_by(
         RULES,
         &place.path("capture.pcapng"),

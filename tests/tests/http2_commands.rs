@@ -7,7 +7,7 @@ use std::process::Command;
 
 use mirror_tests::examples::sha256;
 use mirror_tests::judges::HttpEvent;
-use mirror_tests::lanes::{curl_to, event, sum_count};
+use mirror_tests::lanes::{curl_to, event, further_flows, sum_count};
 use mirror_tests::monitors::{Host, Output, Seen, at_a_collector, here};
 use mirror_tests::network::{HOST, HOST_WORDS, PEER, PEER_WORDS};
 use mirror_tests::nginx::{Nginx, Options};
@@ -129,11 +129,15 @@ fn assert_all_seen(seen: &Seen<Told>) {
         let count = |upload| sum_count(&seen.files, sum, upload);
         assert_eq!((count(false), count(true)), (*down, *up), "{}", seen.said);
     }
-    let told = format!("shown as HTTP/1.1: {} requests, in ", http.len());
-    assert!(seen.said.contains(&told), "{}", seen.said);
-    // What was at the same time is on further ports.
+    // What was at the same time is on further ports, of which one session may use what another one has left.
+    let further = further_flows(&seen.said, http.len());
     let ports: HashSet<_> = seen.http.iter().map(|event| event.port).collect();
-    assert!(ports.len() > CONNECTIONS, "{ports:?}: {}", seen.said);
+    let beside = ports.len() - CONNECTIONS;
+    assert!(
+        beside <= further && (beside > 0) == (further > 0),
+        "{beside}: {}",
+        seen.said
+    );
 }
 
 #[test]
