@@ -90,7 +90,7 @@ fn is_found(flow: &Flow, port: u16) -> bool {
     false
 }
 
-/// Many requests on one connection, so that it takes its time.
+/// Many requests on one connection, at a pace: what is over at once can't be told from what has never been.
 #[test]
 fn an_ordinary_users_curl_has_its_own_addresses() {
     if without_root("only root can become an ordinary user") {
@@ -106,6 +106,8 @@ fn an_ordinary_users_curl_has_its_own_addresses() {
         "-q",
         "-sSk",
         "--http1.1",
+        "--limit-rate",
+        "1M",
         "-o",
         "/dev/null",
         "-w",
@@ -153,6 +155,8 @@ fn none_of_fifty_connections_of_curl_has_anothers_addresses() {
         "--parallel-immediate",
         "--parallel-max",
         "50",
+        "--limit-rate",
+        "200K",
     ]);
     for size in &sizes {
         let url = format!("https://127.0.0.1:{}/get/{size}", nginx.port);
