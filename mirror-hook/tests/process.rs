@@ -446,7 +446,7 @@ fn a_forked_child_has_a_ring_of_its_own() {
         assert_eq!(forked.message.parent_instance, parent);
         assert_eq!(forked.message.parent_fork, number);
         assert_eq!(forked.message.silent_forks, number - 1);
-        // The hook starts in the test's thread, and after a fork that is the first one: the program's name, not the thread's.
+        // The hook starts in the test's thread, which has a name of its own.
         let program = std::env::current_exe().unwrap();
         let program = program.file_name().unwrap().as_encoded_bytes();
         assert_eq!(forked.message.name[..15], program[..15]);

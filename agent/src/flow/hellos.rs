@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A hello begins at a segment's beginning, or behind a ChangeCipherSpec there: that is what a server says behind its
-//! HelloRetryRequest, and a slow carrier may put what comes next into the same segment. Where a piece is said twice, both must say the same: else nobody knows which
-//! of them the receiver took, and what was begun is forgotten. Memory is bounded; the oldest is forgotten first.
+//! HelloRetryRequest, and a slow carrier may put what comes next into the same segment. Where a piece is said twice, both
+//! must say the same: else nobody knows which of them the receiver took, and what was begun is forgotten. Memory is
+//! bounded; the oldest is forgotten first.
 
 use std::net::SocketAddr;
 

@@ -27,6 +27,7 @@ use crate::real::http::{
 const MAX_UNANSWERED: usize = 64;
 /// What the answer begins with by which it is HTTP/2 from there on.
 const SWITCHES: &[u8] = b"HTTP/1.1 101";
+
 /// A session that speaks HTTP/1.1.
 #[derive(Debug, Default)]
 pub(super) struct Watch {

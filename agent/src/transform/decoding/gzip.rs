@@ -18,9 +18,11 @@ const COMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xe0;
 
 /// All members.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gzip {
     state: State,
+    /// The one that is under way, or was.
+    member: Member,
     /// At least one member is whole.
     has_member: bool,
 }
@@ -36,8 +38,8 @@ enum State {
     Skip(usize, u8),
     /// Up to a zero.
     Text(u8),
-    Inside(Box<Member>),
-    Trailer(Vec<u8>, Box<Member>),
+    Inside,
+    Trailer(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -48,9 +50,17 @@ struct Member {
     bytes: u32,
 }
 
-impl Default for State {
+impl Default for Gzip {
     fn default() -> Self {
-        Self::Head(Vec::new())
+        Self {
+            state: State::Head(Vec::new()),
+            member: Member {
+                inner: Decompress::new(false),
+                crc: Hasher::new(),
+                bytes: 0,
+            },
+            has_member: false,
+        }
     }
 }
 
@@ -91,11 +101,13 @@ impl Gzip {
             State::Optional(flags) if *flags & NAME != 0 => State::Text(*flags & !NAME),
             State::Optional(flags) if *flags & COMMENT != 0 => State::Text(*flags & !COMMENT),
             State::Optional(flags) if *flags & HEAD_CRC != 0 => State::Skip(2, *flags & !HEAD_CRC),
-            State::Optional(_) => State::Inside(Box::new(Member {
-                inner: Decompress::new(false),
-                crc: Hasher::new(),
-                bytes: 0,
-            })),
+            State::Optional(_) => {
+                // One after another in the same memory: a member may be 20 bytes, and a decoder takes 48 KiB.
+                self.member.inner.reset(false);
+                self.member.crc.reset();
+                self.member.bytes = 0;
+                State::Inside
+            }
             State::ExtraLength(length, flags) => {
                 if !fill(length, 2, text) {
                     return Ok(None);
@@ -122,8 +134,8 @@ impl Gzip {
                 }
                 None => return Ok(None),
             },
-            State::Inside(member) => {
-                let Member { inner, crc, bytes } = &mut **member;
+            State::Inside => {
+                let Member { inner, crc, bytes } = &mut self.member;
                 let is_over = inflate(inner, text, &mut |piece| {
                     crc.update(piece);
                     let length = u32::try_from(piece.len()).unwrap_or(0);
@@ -133,23 +145,19 @@ impl Gzip {
                 if !is_over {
                     return Ok(None);
                 }
-                let empty = Box::new(Member {
-                    inner: Decompress::new(false),
-                    crc: Hasher::new(),
-                    bytes: 0,
-                });
-                State::Trailer(Vec::new(), std::mem::replace(member, empty))
+                State::Trailer(Vec::new())
             }
-            State::Trailer(trailer, member) => {
+            State::Trailer(trailer) => {
                 if !fill(trailer, TRAILER_BYTES, text) {
                     return Ok(None);
                 }
-                let crc = member.crc.clone().finalize().to_le_bytes();
-                if trailer[..] != [crc, member.bytes.to_le_bytes()].concat() {
+                let Member { crc, bytes, .. } = &self.member;
+                let crc = crc.clone().finalize().to_le_bytes();
+                if trailer[..] != [crc, bytes.to_le_bytes()].concat() {
                     return Err(Undecoded::Broken);
                 }
                 self.has_member = true;
-                State::default()
+                State::Head(Vec::new())
             }
         }))
     }
