@@ -46,7 +46,12 @@ pub(super) fn lines(stats: &TransformStats) -> Vec<String> {
         said(
             stats.late_bytes,
             "byte",
-            "of HTTP/2 came for streams that had been given up, and aren't shown",
+            "of HTTP/2 came for streams whose flows had ended, and aren't shown",
+        ),
+        said(
+            stats.unshown_bytes,
+            "byte",
+            "of HTTP/2 LOST: no port was left for a flow of their frames; fewer sessions of one client at one server would leave some",
         ),
         said(
             stats.decoded,
@@ -95,6 +100,7 @@ mod tests {
             ..TransformStats::default()
         };
         stats.stopped[Stop::Hole as usize] = 1;
+        stats.unshown_bytes = 5;
         stats.decoded = 7;
         stats.undecoded[Undecoded::Part as usize] = 2;
         stats.undecoded[Undecoded::Broken as usize] = 1;
@@ -103,6 +109,8 @@ mod tests {
             "2 sessions of HTTP/2 shown as HTTP/1.1: 12 requests and 1 request that servers pushed, in 1 flow beside \
              their own",
             "1 session of HTTP/2 shown as frames from some place on: a hole (1)",
+            "5 bytes of HTTP/2 LOST: no port was left for a flow of their frames; fewer sessions of one client at one server would \
+             leave some",
             "7 messages of HTTP/2 shown with its content decoded",
             "3 messages of HTTP/2 with coded content shown as it came: a part of a whole (2), broken (1)",
             "1 message of HTTP/2 shown decoded and broken off, by a reset: too much of too little (1)",

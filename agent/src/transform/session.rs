@@ -82,7 +82,7 @@ impl Session {
             }
             FlowChange::Reset { by, cause } => {
                 self.decide(at, context);
-                for from in [Side::Client, Side::Server] {
+                for from in SIDES {
                     self.cut(at, from, context);
                 }
                 self.release(at, &SIDES, context);
@@ -113,7 +113,7 @@ impl Session {
     pub(super) fn stop(&mut self, at: WallTime, why: Stop, context: &mut Context<'_>) {
         self.watch_no_more(at, context);
         if let State::Http2(connection) = &self.state {
-            let unread = [Side::Client, Side::Server].map(|from| connection.unread(from).to_vec());
+            let unread = SIDES.map(|from| connection.unread(from).to_vec());
             self.go_on_as_is(at, why, self.said, &unread, context);
         }
     }
@@ -123,7 +123,7 @@ impl Session {
         let state = match &self.state {
             State::Unknown(kept) => kept.iter().map(|(_, text)| text.capacity()).sum(),
             State::Http2(connection) => connection.memory_bytes(),
-            // No more than a flow that passes, but for what is kept.
+            // Giving it up would give back only what is kept.
             State::Http11(watch, _) => return watch.memory_bytes(),
             State::AsIs(_) => return 0,
         };
@@ -139,8 +139,10 @@ impl Session {
         context: &mut Context<'_>,
     ) {
         match &mut self.state {
-            State::AsIs(Some(lane)) => self.lanes.data(*lane, at, from, bytes, context.sink),
-            State::AsIs(None) => {}
+            State::AsIs(lane) => {
+                let lane = *lane;
+                self.tell_as_is(lane, at, from, bytes, context);
+            }
             State::Unknown(kept) => {
                 match kept.last_mut() {
                     Some((last, text)) if *last == from => text.extend_from_slice(bytes),
@@ -271,9 +273,7 @@ impl Session {
             let lane = self.lanes.claim(at, context).ok();
             self.state = State::AsIs(lane);
             for (from, text) in kept {
-                if let Some(lane) = lane {
-                    self.lanes.data(lane, at, from, &text, context.sink);
-                }
+                self.tell_as_is(lane, at, from, &text, context);
             }
         }
     }
@@ -308,11 +308,22 @@ impl Session {
         let begins = (begin(Side::Client), begin(Side::Server));
         let lane = self.lanes.claim_raw(at, begins, why, context);
         self.state = State::AsIs(lane);
-        for from in [Side::Client, Side::Server] {
-            if let Some(lane) = lane {
-                let text = &unread[from as usize];
-                self.lanes.data(lane, at, from, text, context.sink);
-            }
+        for from in SIDES {
+            self.tell_as_is(lane, at, from, &unread[from as usize], context);
+        }
+    }
+
+    fn tell_as_is(
+        &mut self,
+        lane: Option<LaneNumber>,
+        at: WallTime,
+        from: Side,
+        text: &[u8],
+        context: &mut Context<'_>,
+    ) {
+        match lane {
+            Some(lane) => self.lanes.data(lane, at, from, text, context.sink),
+            None => context.stats.unshown_bytes += text.len() as u64,
         }
     }
 }
@@ -333,7 +344,7 @@ impl State {
 
 /// What the two sides have said and wasn't told.
 fn unread(connection: &Connection, from: Side, stopped: &Stopped<'_>) -> [Vec<u8>; 2] {
-    [Side::Client, Side::Server].map(|side| match side == from {
+    SIDES.map(|side| match side == from {
         true => [connection.unread_before(side, stopped), stopped.rest].concat(),
         false => connection.unread(side).to_vec(),
     })

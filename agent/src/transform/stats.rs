@@ -202,8 +202,10 @@ pub struct TransformStats {
     pub aborted: u64,
     /// Holes within the content of messages: told as such.
     pub holes: u64,
-    /// Bytes of content that came for streams which had been given up: in no flow.
+    /// Bytes of content that came for streams whose flows had ended: in no flow.
     pub late_bytes: u64,
+    /// Bytes of sessions for whose frames no port was left: in no flow.
+    pub unshown_bytes: u64,
     /// Fields behind content of a length that was said in front: HTTP/1.1 has no place for them.
     pub unshown_trailers: u64,
     /// Messages whose content was shown decoded, to its end.
@@ -240,6 +242,7 @@ impl TransformStats {
             aborted,
             holes,
             late_bytes,
+            unshown_bytes,
             unshown_trailers,
             decoded,
             undecoded,
@@ -254,6 +257,7 @@ impl TransformStats {
         self.aborted += aborted;
         self.holes += holes;
         self.late_bytes += late_bytes;
+        self.unshown_bytes += unshown_bytes;
         self.unshown_trailers += unshown_trailers;
         self.decoded += decoded;
         let undecoded = self.undecoded.iter_mut().zip(undecoded);

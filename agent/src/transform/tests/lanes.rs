@@ -224,3 +224,20 @@ fn a_real_connection_takes_a_raw_flows_port() {
         matches!(kind, Some(PartKind::Raw { client, why: Stop::Ports, .. }) if client == begin)
     );
 }
+
+/// A client on the loopback of a host that isn't the server's can't be: no further flow has its address.
+#[test]
+fn what_no_flow_has_room_for_is_counted() {
+    let mut info = testing::info("127.0.0.1:50000", "198.51.100.1:443");
+    info.alpn = Some("h2".into());
+    let mut scene = Scene::with(&info);
+    scene.client(&[PREFACE.to_vec(), frame(4, 0, 0, b""), get(1, "/1")]);
+    assert_eq!(scene.own().text(Side::Client), got("/1"));
+    scene.client(&[get(3, "/3")]);
+    scene.server(&[ok(1, "1")]);
+    assert_eq!(scene.stats().stopped[Stop::Ports as usize], 1);
+    assert_eq!(scene.own().end, End::Reset(Side::Client));
+    assert!(scene.others().is_empty());
+    let bytes = get(3, "/3").len() + ok(1, "1").len();
+    assert_eq!(scene.stats().unshown_bytes, bytes as u64);
+}
