@@ -10,6 +10,7 @@ use crate::footprint::peak_bytes;
 use crate::http1::{requests, responses};
 use crate::lanes::{RING, word};
 use crate::nginx::{Nginx, Options};
+use crate::onwire::clear_text;
 use crate::place::Place;
 use crate::place::content;
 use crate::process::{Process, output_of, until};
@@ -20,6 +21,7 @@ use crate::told::{self, Conversation};
 
 /// Of each answer of nginx's, in bytes.
 pub const ANSWER_BYTES: usize = 1000;
+
 /// The agent; nginx and a server that says what it is told to, which it mirrors.
 #[derive(Debug)]
 pub struct Siege<'p> {
@@ -67,6 +69,29 @@ impl<'p> Siege<'p> {
     /// Has these conversations with the server, all at once.
     pub fn begin(&self, conversations: &[Conversation]) -> Process {
         told::begin(self.place, self.port, conversations)
+    }
+
+    /// As [`begin`](Self::begin), until all wait and the agent has read what they have said: as much more has room in the ring,
+    /// however late it is.
+    ///
+    /// # Panics
+    /// If it never does.
+    pub fn begin_and_read(&self, conversations: &[Conversation]) -> Process {
+        let read = || {
+            self.agent.signal(Signal::USR1);
+            clear_text(&self.agent.said())
+        };
+        let before = until("a report", read);
+        let more: usize = conversations
+            .iter()
+            .map(Conversation::bytes_until_wait)
+            .sum();
+        let client = self.begin(conversations);
+        told::until_they_wait(self.place, conversations);
+        until("the agent to read", || {
+            (read()? >= before + more as u64).then_some(())
+        });
+        client
     }
 
     /// Somebody who loads nginx.

@@ -53,6 +53,12 @@ impl Conversation {
         turns.flat_map(|(_, text)| text).copied().collect()
     }
 
+    /// Bytes that both sides say until somebody waits.
+    pub fn bytes_until_wait(&self) -> usize {
+        let turns = self.turns.iter().take_while(|(who, _)| *who != Who::Wait);
+        turns.map(|(_, text)| text.len()).sum()
+    }
+
     fn write(&self, place: &Place) {
         let word = |who| match who {
             Who::Client => "client",
