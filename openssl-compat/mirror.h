@@ -21,8 +21,19 @@ struct mirror_state {
     uint64_t wire_total;
     unsigned int growths;
     unsigned int flags;
+    /* Of the hellos on the wire. */
     unsigned char client_random[SSL3_RANDOM_SIZE];
     unsigned char server_random[SSL3_RANDOM_SIZE];
 };
+
+/* In flags: client_random is that of an outer hello (RFC 9849). */
+#define MIRROR_OUTER 64u
+
+/* A server goes on with the inner hello; the outer one, with this random, was on the wire. From 4.0 on. */
+static ossl_inline void mirror_outer_hello(struct mirror_state *mirror, const unsigned char *random)
+{
+    memcpy(mirror->client_random, random, SSL3_RANDOM_SIZE);
+    mirror->flags |= MIRROR_OUTER;
+}
 
 #endif

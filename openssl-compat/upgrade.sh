@@ -24,7 +24,8 @@ tarball=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar xzf "$tarball" -C "$work" --strip-components=1 --no-same-owner --wildcards \
-    '*/VERSION.dat' '*/Configurations/*' '*/ssl/ssl_lib.c' '*/ssl/ssl_local.h' ||
+    '*/VERSION.dat' '*/Configurations/*' '*/ssl/ssl_lib.c' '*/ssl/ssl_local.h' \
+    '*/ssl/statem/statem_srvr.c' ||
     { echo "upgrade.sh: $tarball isn't OpenSSL's source as a .tar.gz" >&2; exit 2; }
 part() { sed -n "s/^$1=//p" "$work/VERSION.dat"; }
 series=$(part MAJOR).$(part MINOR)

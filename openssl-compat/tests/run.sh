@@ -14,6 +14,7 @@ tree=$("$here/../build.sh" "$series" --objects)
 library=$("$here/../build.sh" "$series")
 programs=(data early facts endings)
 [[ $series == 3.0 ]] || programs+=(quic)
+[[ $series == 3.* ]] || programs+=(ech)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 results=$work/results
