@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use mirror_tests::attach::{Connection, Run, compile};
+use mirror_tests::bio::{packet, segment};
 use mirror_tests::client::PYTHON;
 use mirror_tests::load::{ab_at, assert_all_answered};
 use mirror_tests::native::{compile_gnu, hook_archive, source};
-use mirror_tests::network::{ITS_ROOT, Namespace, enter_new_namespace, ip};
+use mirror_tests::network::{ITS_ROOT, Listener, Namespace, enter_new_namespace, ip};
 use mirror_tests::nginx::{Nginx, Options};
 use mirror_tests::place::Place;
 use mirror_tests::process::{Process, is_root, output_of, until, without_root};
@@ -298,6 +299,59 @@ fn what_an_application_tells_takes_no_sessions_addresses() {
     }
 }
 
+/// Another user has seen a handshake, and says that it was its own: the wire shows that the randoms are right, and the
+/// kernel whose connection it is.
+#[test]
+fn who_has_seen_a_handshake_does_not_get_its_connection() {
+    const STRANGER: &str = "65533";
+    if without_root("nobody else can be another user") {
+        return;
+    }
+    let place = Place::new(&[]);
+    enter_new_namespace();
+    ip("link set lo up");
+    let wire = Listener::start("lo", &place.path("wire.pcapng"));
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &["-I", "lo"]);
+    let mut victim = Victim::start_by(&place, Command::new("env"), "fd");
+    let ends = victim.shown();
+    let random = |capture: &Capture, kind: u8| {
+        let mut payloads = capture.packets.iter().filter_map(|one| {
+            let segment = segment(packet(&one.frame)?.0)?;
+            segment.get(usize::from(segment[12] >> 4) * 4..)
+        });
+        // The record's header, the message's, and a version (RFC 8446 4.1.2, 5.1).
+        let is_hello =
+            |payload: &&[u8]| payload.first() == Some(&22) && payload.get(5) == Some(&kind);
+        let hello = payloads.find(is_hello)?.get(11..43)?;
+        Some(hello.iter().map(|byte| format!("{byte:02x}")).collect())
+    };
+    let randoms = |capture: &Capture| Some([random(capture, 1)?, random(capture, 2)?]);
+    let capture = wire.end(|capture| randoms(capture).is_some());
+    let randoms: [String; 2] = randoms(&capture).expect("a handshake");
+    let setpriv = ["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"];
+    let ends_with = |user: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(user);
+        let mut impostor = Impostor::start_by(&place, &agent, command, &randoms);
+        let flow = flows_of(&file, 1 + usize::from(user.is_empty())).pop();
+        impostor.end();
+        flow.expect("a flow")
+    };
+    let refused = ends_with(&setpriv);
+    let comment = &refused.comment;
+    let words = " bound=placeholder claim=contradicted ";
+    assert!(comment.contains(words), "{comment}");
+    // Its own user's other processes can't be told from it.
+    let own = ends_with(&[]);
+    assert!(own.comment.contains(" bound=wire "), "{}", own.comment);
+    assert_eq!((own.client, own.server), ends);
+    victim.end();
+    let said = agent.end_well();
+    let counted = "1 session named another process's connection";
+    assert!(said.contains(counted), "{said}");
+}
+
 /// A program that says of its connection that it is another one.
 struct Impostor {
     process: Process,
@@ -309,14 +363,19 @@ struct Impostor {
 impl Impostor {
     /// It names these ends: the client's, and its own, which is the server's.
     fn start(place: &Place, agent: &Agent, ends: (SocketAddr, SocketAddr)) -> Self {
+        let named = [ends.1.port(), ends.0.port()].map(|port| port.to_string());
+        Self::start_by(place, agent, Command::new("env"), &named)
+    }
+
+    /// By a program that becomes it.
+    fn start_by(place: &Place, agent: &Agent, mut command: Command, named: &[String]) -> Self {
         let program = place.path("impostor");
         let sources = [source("tests/data/impostor.c")];
         compile_gnu(&sources, &program, &[&hook_archive()]);
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let own = listener.local_addr().expect("an address").port();
-        let mut command = Command::new(program);
         agent.prepare(&mut command);
-        command.args([own, ends.1.port(), ends.0.port()].map(|port| port.to_string()));
+        command.arg(program).arg(own.to_string()).args(named);
         let (process, stdin) = Process::start_fed(command.stdout(Stdio::null()));
         Self {
             process,

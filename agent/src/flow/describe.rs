@@ -7,28 +7,28 @@ use super::binder::{Binder, Randoms};
 use super::mapper::Mapper;
 use super::own::Networks;
 use super::placeholder::placeholder;
-use super::proof::{Sockets, Unproven, Verdict, judge};
+use super::proof::{Ends, Sockets, Unproven, Verdict, is_anothers, judge};
 use super::session::Session;
-use crate::event::{Binding, Continued, FlowId, FlowInfo, SessionKey, Tuple};
+use crate::event::{Binding, Continued, FlowId, FlowInfo, ProcessInfo, SessionKey, Tuple};
 use crate::filter::Excluded;
 
 impl Mapper {
     /// The id of a session's flow, and whether that is one that exists.
-    pub(super) fn identify(&self, key: SessionKey, session: &Session) -> (FlowId, Joins) {
+    pub(super) fn identify(&mut self, key: SessionKey, session: &Session) -> (FlowId, Joins) {
         let Some(randoms) = session.known.randoms() else {
             return (self.own_id(key, None), Joins::Nothing);
         };
         let id = shared_id(&randoms);
         let role = session.known.role;
-        if let Some(number) = self.live_ids.get(&id)
-            && let Some(flow) = self.flows.get(number)
+        if let Some(&number) = self.live_ids.get(&id)
+            && let Some(flow) = self.flows.get(&number)
         {
             if flow.role != role {
                 return (id, Joins::Twin);
             }
             let inherited = session.known.announcement == Announcement::Inherited;
-            if inherited && flow.may_be_joined_by(session.process.uid) {
-                return (id, Joins::Parent(*number));
+            if inherited && self.may_join(number, &session.process) {
+                return (id, Joins::Parent(number));
             }
         } else {
             match self.recent.get(&id) {
@@ -40,6 +40,16 @@ impl Mapper {
         // The connection was put out once already: what comes now is a flow of its own, with other
         // sequence numbers.
         (self.own_id(key, Some(&id)), Joins::Nothing)
+    }
+
+    /// Whether a process may go on with a flow: nobody speaks in another's name, but what root has forked may have become
+    /// somebody else's, and has the connection then.
+    pub(super) fn may_join(&mut self, number: u64, process: &ProcessInfo) -> bool {
+        let Some(flow) = self.flows.get(&number) else {
+            return false;
+        };
+        let ends = Ends::of(flow.tuple, flow.role);
+        flow.uid == process.uid || flow.uid == 0 && !is_anothers(&ends, process, &mut *self.claims)
     }
 
     /// An id from the agent's own numbers.
@@ -120,7 +130,25 @@ impl Mapper {
         }
     }
 
+    /// Doubts addresses that the wire shows of a session which begins, if they are another's connection.
+    pub(super) fn doubt_shown(&mut self, session: &mut Session, is_over: bool) {
+        // Its connection may have ended when the kernel was asked, as one that it names may have.
+        session.is_anothers = session.is_anothers.filter(|_| !is_over);
+        if is_over || session.known.tuple().is_some() || session.found().is_some() {
+            return;
+        }
+        let shown = self.on_wire(session);
+        if session.is_anothers == Some(true)
+            || shown.is_some_and(|(tuple, _)| session.shows_anothers(tuple, &mut *self.claims))
+        {
+            session.known.set_verdict(Verdict::Doubtful);
+        }
+    }
+
     fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
+        if session.is_anothers == Some(true) {
+            return None;
+        }
         let look = || shown(&self.binder, self.networks.as_deref(), session);
         session
             .shown

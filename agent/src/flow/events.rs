@@ -66,6 +66,7 @@ impl Mapper {
             counted: None,
             continued,
             shown: None,
+            is_anothers: None,
             state,
         };
         self.sessions.insert(key, session);
@@ -211,6 +212,9 @@ impl Mapper {
                     match change {
                         HeldChange::Close(reason) => flow.close(at, reason, &mut self.stats, sink),
                         _ => flow.died(at, &mut self.stats, sink),
+                    }
+                    if over {
+                        flow.forget(key);
                     }
                 }
                 self.forget_if_ended(number, now);

@@ -1,11 +1,14 @@
 //! A flow that has begun: turns what its sessions say into [`FlowEvent`]s.
 
+use std::collections::BTreeSet;
+
 use mirror_hook::event::{CloseReason, Direction, Role};
 
 use super::stats::FlowStats;
 use super::twin::{Fingerprint, index};
 use crate::event::{
-    Binding, FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, Side, Tuple, WallTime,
+    Binding, FlowChange, FlowEvent, FlowId, FlowInfo, FlowSink, ResetCause, SessionKey, Side,
+    Tuple, WallTime,
 };
 
 /// Its invariants are the sink's: offsets from 0 without gap or overlap but for holes, time never
@@ -17,9 +20,9 @@ pub(super) struct LiveFlow {
     pub(super) role: Role,
     pub(super) tuple: Tuple,
     /// What was told of it, if its addresses are what an application says.
-    told: Option<Box<FlowInfo>>,
+    told: Option<Box<Told>>,
     /// User of the process that began it.
-    uid: u32,
+    pub(super) uid: u32,
     /// Sessions (a process and its forked children) that hold the connection.
     holders: u32,
     /// One of them has given it back; the others may still go on.
@@ -30,6 +33,14 @@ pub(super) struct LiveFlow {
     pub(super) fingerprint: Fingerprint,
     /// The other end's copy, when that ended before this one.
     pub(super) twin: Option<Fingerprint>,
+}
+
+/// Of a flow that may have to make way.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) info: FlowInfo,
+    /// Its sessions.
+    pub(super) sessions: BTreeSet<SessionKey>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +75,12 @@ impl LiveFlow {
             id: info.id,
             role: info.role,
             tuple: info.tuple,
-            told: (info.binding == Binding::Told).then(|| Box::new(info.clone())),
+            told: (info.binding == Binding::Told).then(|| {
+                Box::new(Told {
+                    info: info.clone(),
+                    sessions: BTreeSet::new(),
+                })
+            }),
             uid: info.process.uid,
             holders: 1,
             freed: false,
@@ -79,7 +95,7 @@ impl LiveFlow {
     }
 
     /// What was told of it, if its addresses are what an application says, and it goes on.
-    pub(super) fn told(&self) -> Option<&FlowInfo> {
+    pub(super) fn told(&self) -> Option<&Told> {
         self.told.as_deref().filter(|_| !self.ended)
     }
 
@@ -116,15 +132,24 @@ impl LiveFlow {
         moved
     }
 
-    /// Whether a process of this user may go on with it: nobody speaks in another's name, but what root
-    /// has forked may have become somebody else's.
-    pub(super) fn may_be_joined_by(&self, uid: u32) -> bool {
-        self.uid == uid || self.uid == 0
+    /// Another process holds the connection too.
+    pub(super) fn join(&mut self, session: SessionKey) {
+        self.holders += 1;
+        self.note(session);
     }
 
-    /// Another process holds the connection too.
-    pub(super) fn join(&mut self) {
-        self.holders += 1;
+    /// This is one of its sessions.
+    pub(super) fn note(&mut self, session: SessionKey) {
+        if let Some(told) = &mut self.told {
+            told.sessions.insert(session);
+        }
+    }
+
+    /// It is none any more.
+    pub(super) fn forget(&mut self, session: SessionKey) {
+        if let Some(told) = &mut self.told {
+            told.sessions.remove(&session);
+        }
     }
 
     pub(super) fn data(

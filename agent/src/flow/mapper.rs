@@ -18,7 +18,8 @@
 //!   the last of them.
 //!
 //! - What a process says of its socket is checked before it is believed, see [`super::proof`]. A claim in doubt waits,
-//!   as long as for the wire: it is contradicted, and the session goes as one without a socket, unless it ends.
+//!   as long as for the wire: it is contradicted, and the session goes as one without a socket, unless it ends. So does one
+//!   that names the randoms of somebody else's connection.
 //!
 //! Pure: the time is an argument, and so is who can be asked about sockets. Events of one session must come in their order.
 

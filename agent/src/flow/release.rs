@@ -1,5 +1,7 @@
 //! A session's flow begins, with all that was held back for it, and ends.
 
+use std::sync::Arc;
+
 use mirror_hook::event::Announcement;
 
 use super::describe::{Joins, verify};
@@ -26,7 +28,7 @@ impl Mapper {
             finder.give_up(eldest);
         }
         let children = family.get(1..).unwrap_or(&[]);
-        let (id, joins) = match waiting.joined {
+        let (mut id, joins) = match waiting.joined {
             Some(number) => (FlowId([0; 16]), Joins::Already(number)),
             None => self.identify(eldest, &session),
         };
@@ -40,6 +42,10 @@ impl Mapper {
         }
         if matches!(joins, Joins::Nothing) {
             self.doubt_told(&mut session);
+            self.doubt_shown(&mut session, waiting.over);
+            if session.is_anothers == Some(true) {
+                id = self.own_id(eldest, Some(&id)); // that is the other's
+            }
         }
         if let Some(why) = self.excluded(&session) {
             self.stats.excluded += 1;
@@ -75,13 +81,14 @@ impl Mapper {
                 settled.flow = Some(number);
                 let mut flow = LiveFlow::begin(number, waiting.opened, &info, session.base, sink);
                 flow.fingerprint = fingerprint;
-                self.taken.take(info.tuple, number);
+                flow.note(eldest);
+                self.taken.take(number, &flow);
                 self.flows.insert(number, flow);
                 self.live_ids.insert(id, number);
                 State::Flowing(number)
             }
             Joins::Parent(number) => {
-                self.join(number);
+                self.join(number, eldest);
                 settled.flow = Some(number);
                 State::Flowing(number)
             }
@@ -101,7 +108,7 @@ impl Mapper {
         if let State::Flowing(number) = session.state {
             for child in children {
                 if self.joins_early(*child, number) {
-                    self.join(number);
+                    self.join(number, *child);
                 }
             }
         }
@@ -120,23 +127,24 @@ impl Mapper {
     }
 
     /// Another process holds the flow's connection.
-    fn join(&mut self, number: u64) {
+    fn join(&mut self, number: u64, key: SessionKey) {
         self.stats.joined += 1;
         if let Some(flow) = self.flows.get_mut(&number) {
-            flow.join();
+            flow.join(key);
         }
     }
 
     /// Notes at a waiting session that its parent's flow knows of it; false: it isn't that one's child.
     fn joins_early(&mut self, child: SessionKey, number: u64) -> bool {
-        let Some(session) = self.sessions.get_mut(&child) else {
-            return false;
-        };
-        let uid = session.process.uid;
-        let flow = self.flows.get(&number);
-        let may = flow.is_some_and(|flow| flow.may_be_joined_by(uid));
-        match &mut session.state {
-            State::Waiting(waiting) if may => {
+        let process = |session: &Session| Arc::clone(&session.process);
+        let process = self.sessions.get(&child).map(process);
+        let may = process.is_some_and(|process| self.may_join(number, &process));
+        match self
+            .sessions
+            .get_mut(&child)
+            .map(|session| &mut session.state)
+        {
+            Some(State::Waiting(waiting)) if may => {
                 waiting.joined = Some(number);
                 true
             }

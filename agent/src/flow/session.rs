@@ -6,6 +6,7 @@ use mirror_hook::event::Role;
 
 use super::held::Held;
 use super::known::Known;
+use super::proof::{Ends, Sockets, Verdict, is_anothers};
 use super::twin::Fingerprint;
 use crate::event::{Binding, Continued, FlowId, MonotonicTime, ProcessInfo, Tuple, WallTime};
 use crate::filter::Policy;
@@ -25,6 +26,8 @@ pub(super) struct Session {
     pub(super) continued: Option<Continued>,
     /// The addresses that the wire shows, once more of it will change nothing.
     pub(super) shown: Option<(Tuple, Binding)>,
+    /// Whether these are another's connection, once the kernel was asked.
+    pub(super) is_anothers: Option<bool>,
     pub(super) state: State,
 }
 
@@ -32,6 +35,18 @@ impl Session {
     /// The addresses that another agent has found.
     pub(super) fn found(&self) -> Option<(Tuple, Binding)> {
         self.continued.and_then(|continued| continued.found)
+    }
+
+    /// What the process or the wire tells of its connection is another's, unless the session turns out to be over.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.known.verdict() == Some(Verdict::Doubtful) || self.is_anothers == Some(true)
+    }
+
+    /// Whether the connection that the wire shows is another's. Randoms are public: whoever has seen them may name them.
+    pub(super) fn shows_anothers(&mut self, tuple: Tuple, sockets: &mut dyn Sockets) -> bool {
+        let (ends, process) = (Ends::of(tuple, self.known.role), &self.process);
+        let ask = || is_anothers(&ends, process, sockets);
+        *self.is_anothers.get_or_insert_with(ask)
     }
 }
 

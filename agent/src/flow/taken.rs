@@ -7,32 +7,51 @@
 
 use std::collections::HashMap;
 
-use super::live::LiveFlow;
+use super::live::{LiveFlow, Told};
 use super::mapper::Mapper;
 use super::proof::Verdict;
 use super::session::{Session, State, Waiting};
 use crate::event::{Binding, FlowInfo, FlowSink, MonotonicTime, Proof, Settled, Tuple, WallTime};
 
-/// The live flows by their addresses.
+/// The addresses of the live flows. Any number of sessions may name the same socket: none of them is looked at for
+/// another one's sake.
 #[derive(Debug, Default)]
-pub(super) struct Taken(HashMap<Tuple, Vec<u64>>);
+pub(super) struct Taken(HashMap<Tuple, Takers>);
+
+#[derive(Debug, Default)]
+struct Takers {
+    flows: usize,
+    /// Those of them of which they were told: one, or some that another agent has begun.
+    told: Vec<u64>,
+}
 
 impl Taken {
-    pub(super) fn take(&mut self, tuple: Tuple, number: u64) {
-        self.0.entry(tuple).or_default().push(number);
+    pub(super) fn take(&mut self, number: u64, flow: &LiveFlow) {
+        let takers = self.0.entry(flow.tuple).or_default();
+        takers.flows += 1;
+        if flow.told().is_some() {
+            takers.told.push(number);
+        }
     }
 
     pub(super) fn give_back(&mut self, tuple: Tuple, number: u64) {
-        if let Some(flows) = self.0.get_mut(&tuple) {
-            flows.retain(|one| *one != number);
-            if flows.is_empty() {
+        if let Some(takers) = self.0.get_mut(&tuple) {
+            takers.flows -= 1;
+            takers.told.retain(|one| *one != number);
+            if takers.flows == 0 {
                 self.0.remove(&tuple);
             }
         }
     }
 
-    fn by(&self, tuple: &Tuple) -> &[u64] {
-        self.0.get(tuple).map_or(&[], |flows| flows)
+    fn are_taken(&self, tuple: &Tuple) -> bool {
+        self.0.contains_key(tuple)
+    }
+
+    /// The flows of which they were told.
+    fn told(&self, tuple: &Tuple) -> Vec<u64> {
+        let takers = self.0.get(tuple);
+        takers.map_or_else(Vec::new, |takers| takers.told.clone())
     }
 }
 
@@ -41,7 +60,7 @@ impl Mapper {
     pub(super) fn doubt_told(&self, session: &mut Session) {
         let is_told = session.known.addresses_told && session.found().is_none();
         let told = session.known.tuple().filter(|_| is_told);
-        if told.is_some_and(|tuple| !self.taken.by(&tuple).is_empty()) {
+        if told.is_some_and(|tuple| self.taken.are_taken(&tuple)) {
             session.known.set_verdict(Verdict::Doubtful);
         }
     }
@@ -58,7 +77,7 @@ impl Mapper {
         if !is_known {
             return;
         }
-        for number in self.taken.by(&info.tuple).to_vec() {
+        for number in self.taken.told(&info.tuple) {
             let told = self.flows.get(&number).and_then(LiveFlow::told);
             if let Some(told) = told.cloned() {
                 self.move_away(number, told, at, now, sink);
@@ -70,29 +89,33 @@ impl Mapper {
     fn move_away(
         &mut self,
         number: u64,
-        told: FlowInfo,
+        told: Told,
         at: WallTime,
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
         let next = self.next_flow;
         let mut holders = Vec::new();
-        for (key, session) in &mut self.sessions {
-            let flow = match &mut session.state {
-                State::Flowing(flow) => flow,
-                State::Waiting(Waiting {
-                    joined: Some(flow), ..
-                }) => flow,
+        for key in told.sessions {
+            let session = self.sessions.get_mut(&key);
+            let flow = match session.map(|session| &mut session.state) {
+                Some(
+                    State::Flowing(flow)
+                    | State::Waiting(Waiting {
+                        joined: Some(flow), ..
+                    }),
+                ) => flow,
                 _ => continue,
             };
             if *flow == number {
                 *flow = next;
-                holders.push(*key);
+                holders.push(key);
             }
         }
         let (Some(eldest), tuple) = (holders.iter().min(), self.placeholder()) else {
             return;
         };
+        let told = told.info;
         let id = self.own_id(*eldest, Some(&told.id));
         let Some(flow) = self.flows.get_mut(&number) else {
             return;
@@ -110,7 +133,7 @@ impl Mapper {
         self.stats.begun(info.binding);
         self.stats.judged(Verdict::Doubtful);
         self.forget_if_ended(number, now);
-        self.taken.take(tuple, next);
+        self.taken.take(next, &moved);
         self.flows.insert(next, moved);
         self.live_ids.insert(id, next);
         if self.config.reports_settled {

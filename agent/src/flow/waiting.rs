@@ -9,9 +9,13 @@ use super::describe::{shared_id, shown, verify};
 use super::held::Held;
 use super::known::Known;
 use super::mapper::Mapper;
-use super::proof::{Ends, Verdict};
+use super::proof::Ends;
 use super::session::{Session, State, Waiting};
 use crate::event::{FlowSink, MonotonicTime, SessionKey};
+
+/// Sessions that wait for the same randoms, and are let go by them: both ends of a connection, and the children of their
+/// processes. Anybody may know randoms, and name them any number of times; further ones wait for their deadline.
+pub(super) const MAX_AWAITING: usize = 64;
 
 impl Mapper {
     /// Begins the session's flow if all is known that it needs; else sees to it that it doesn't
@@ -54,9 +58,13 @@ impl Mapper {
             let shown = shown(&self.binder, self.networks.as_deref(), session);
             let settled = shown.filter(|shown| shown.is_settled);
             session.shown = settled.map(|shown| (shown.tuple, shown.binding));
-            session.shown.is_some()
+            match session.shown {
+                Some(_) if goes_on || is_twin => true,
+                Some((tuple, _)) => !session.shows_anothers(tuple, &mut *self.claims),
+                None => false,
+            }
         };
-        let doubted = session.known.verdict() == Some(Verdict::Doubtful);
+        let doubted = session.is_doubted();
         // The hello of one that begins has passed by now; its frame may still be on its way to here.
         let is_new = session.known.announcement == Announcement::New && session.continued.is_none();
         let begins = is_new && randoms.is_some() || parent_waits;
@@ -89,7 +97,10 @@ impl Mapper {
             && let Some(randoms) = randoms
         {
             waiting.awaits_wire = true;
-            self.awaited.entry(randoms).or_default().push(key);
+            let awaiting = self.awaited.entry(randoms).or_default();
+            if awaiting.len() < MAX_AWAITING {
+                awaiting.push(key);
+            }
         }
     }
 
@@ -149,11 +160,12 @@ impl Mapper {
 
     /// A waiting session is over: what hasn't been decided yet won't be.
     pub(super) fn settle(&mut self, key: SessionKey, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        let doubted = self.sessions.get(&key).is_some_and(Session::is_doubted);
         let Some((known, waiting)) = waiting(&mut self.sessions, key) else {
             return;
         };
         if known.is_complete() {
-            if known.verdict() == Some(Verdict::Doubtful) {
+            if doubted {
                 return self.release(key, now, sink);
             }
             return; // its addresses may still be seen

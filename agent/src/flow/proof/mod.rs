@@ -21,6 +21,9 @@
 //! Doubtful is what is contradicted, unless the session turns out to be over: then its addresses were another's
 //! already when it was looked, which isn't the process's fault. The mapper waits a moment for that.
 //!
+//! Who names no socket is looked for on the wire by its handshake's randoms. These are public, so what is found there is
+//! asked about, too, and doubtful only where it certainly is another's ([`is_anothers`]).
+//!
 //! No cookie and no right to ask leave a claim unproven, unless the socket is seen to be another's. That a cookie is another connection's isn't looked for: all
 //! sockets would have to be listed, and addresses that nobody has take nothing from anybody.
 //!
@@ -51,6 +54,16 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Those of a process that has this role.
+    pub(super) fn of(tuple: Tuple, role: Role) -> Self {
+        let Tuple { client, server } = tuple;
+        let (local, peer) = match role {
+            Role::Client => (client, server),
+            Role::Server => (server, client),
+        };
+        Self { local, peer }
+    }
+
     /// The same, where the process has this role.
     pub(super) fn tuple(self, role: Role) -> Tuple {
         let Self { local, peer } = self;
@@ -173,8 +186,7 @@ pub(super) fn judge(claim: &Claim, process: &ProcessInfo, sockets: &mut dyn Sock
         Answer::Gone => return Verdict::Unproven(Unproven::Gone),
         Answer::Unanswered => return Verdict::Unproven(Unproven::Unasked),
     };
-    // Root of a container may be the host's root by its number.
-    let same_user = socket.at_home && socket.uid == process.uid && socket.uid != OVERFLOW_UID;
+    let same_user = is_same_user(&socket, process);
     let mut holds = || sockets.holds(process, socket.inode);
     if socket.cookie == cookie {
         return match same_user.then_some(true).or_else(holds) {
@@ -192,6 +204,22 @@ pub(super) fn judge(claim: &Claim, process: &ProcessInfo, sockets: &mut dyn Sock
         None if same_user || cookie == 0 => Verdict::Unproven(nobody_knows),
         Some(false) | None => Verdict::Doubtful,
     }
+}
+
+/// Whether a live connection where a process runs certainly isn't its own: another user made it, and the process has no
+/// descriptor of it. Asked where the process names no socket, but only what anybody may know of a session.
+pub(super) fn is_anothers(ends: &Ends, process: &ProcessInfo, sockets: &mut dyn Sockets) -> bool {
+    match sockets.find(ends, 0, process) {
+        Answer::Live(socket) if !is_same_user(&socket, process) => {
+            sockets.holds(process, socket.inode) == Some(false)
+        }
+        Answer::Live(_) | Answer::Gone | Answer::Unanswered => false,
+    }
+}
+
+fn is_same_user(socket: &LiveSocket, process: &ProcessInfo) -> bool {
+    // Root of a container may be the host's root by its number.
+    socket.at_home && socket.uid == process.uid && socket.uid != OVERFLOW_UID
 }
 
 #[cfg(test)]

@@ -14,19 +14,21 @@ const COOKIE: u64 = 5;
 #[derive(Debug)]
 struct Fixed {
     answer: Answer,
+    /// Whether the process has it.
+    held: Option<bool>,
     asked: Rc<Cell<u32>>,
 }
 
 impl Sockets for Fixed {
     fn find(&mut self, ends: &Ends, network: u64, _: &ProcessInfo) -> Answer {
         assert_ne!(ends.local, ends.peer);
-        assert_eq!(network, 7);
+        assert!([0, 7].contains(&network));
         self.asked.set(self.asked.get() + 1);
         self.answer
     }
 
     fn holds(&mut self, _: &ProcessInfo, _: u64) -> Option<bool> {
-        Some(false)
+        self.held
     }
 }
 
@@ -40,6 +42,10 @@ fn live(cookie: u64, uid: u32) -> Answer {
 }
 
 fn bench(capture: bool, answer: Answer) -> (Bench, Rc<Cell<u32>>) {
+    bench_of(capture, answer, Some(false))
+}
+
+fn bench_of(capture: bool, answer: Answer, held: Option<bool>) -> (Bench, Rc<Cell<u32>>) {
     let mut bench = match capture {
         true => Bench::capturing(),
         false => Bench::new(MapperConfig::default()),
@@ -47,6 +53,7 @@ fn bench(capture: bool, answer: Answer) -> (Bench, Rc<Cell<u32>>) {
     let asked = Rc::new(Cell::new(0));
     let sockets = Fixed {
         answer,
+        held,
         asked: Rc::clone(&asked),
     };
     let clock = Clock::new(MonotonicTime(0), WallTime(EPOCH));
@@ -164,13 +171,93 @@ fn the_wire_settles_a_doubt() {
         (0, Binding::Socket, Proof::Unproven),
         (1, Binding::Wire, Proof::Contradicted),
     ] {
-        let (mut bench, _) = bench(true, live(COOKIE + 1, 4));
+        let (mut bench, _) = bench(true, live(COOKIE + 1, 0));
         bench.open(1, 0, claiming(0));
         assert!(bench.checker.order.is_empty());
         bench.wire(0, tuple(seen));
         let info = &bench.checker.only().info;
         assert_eq!((info.binding, info.proof), (binding, Some(proof)));
         assert_eq!(info.tuple, tuple(seen));
+    }
+}
+
+/// Both randoms are public: who names another's is shown neither under the addresses that the wire has for them nor by the
+/// other's id.
+#[test]
+fn who_names_anothers_randoms_does_not_get_its_addresses() {
+    let doubts = |meta: Meta<'static>, first: bool| {
+        let (mut bench, _) = bench(true, live(COOKIE, 4));
+        if first {
+            bench.wire(0, tuple(0));
+        }
+        bench.open(1, 0, meta);
+        if !first {
+            bench.wire(0, tuple(0));
+        }
+        bench.say(1, 0, Role::Server, Received, 0, 100);
+        bench.at(499);
+        assert!(bench.checker.order.is_empty(), "in doubt");
+        bench
+    };
+    let id = {
+        let mut bench = Bench::capturing();
+        bench.wire(0, tuple(0));
+        bench.open(1, 0, done(0, Role::Server));
+        bench.checker.only().info.id
+    };
+    for first in [true, false] {
+        // Without a socket, and with the wrong one.
+        for meta in [done(0, Role::Server), claiming(0)] {
+            let mut bench = doubts(meta.clone(), first);
+            bench.at(500);
+            let flow = bench.checker.only();
+            assert_eq!(flow.info.binding, Binding::Placeholder);
+            assert_eq!(flow.info.proof, Some(Proof::Contradicted));
+            assert_ne!(flow.info.id, id);
+            assert_eq!(flow.delivered, 100);
+            assert_eq!(bench.mapper.stats().claims_contradicted, 1);
+            // One that is over may have had these addresses before.
+            let mut bench = doubts(meta, first);
+            bench.close(1, 0, CloseReason::Free);
+            assert_eq!(bench.checker.only().info.tuple, tuple(0));
+            assert_eq!(bench.mapper.stats().claims_contradicted, 0);
+        }
+    }
+}
+
+#[test]
+fn what_the_wire_shows_is_anothers_only_where_that_is_certain() {
+    for (answer, held) in [
+        (live(COOKIE, 0), Some(false)), // of its own user
+        (live(COOKIE, 4), Some(true)),  // passed on to it
+        (live(COOKIE, 4), None),
+        (Answer::Gone, Some(false)),
+        (Answer::Unanswered, Some(false)),
+    ] {
+        let (mut bench, _) = bench_of(true, answer, held);
+        bench.open(1, 0, done(0, Role::Server));
+        bench.wire(0, tuple(0));
+        let info = &bench.checker.only().info;
+        assert_eq!((info.tuple, info.binding), (tuple(0), Binding::Wire));
+        assert_eq!(info.proof, None);
+    }
+}
+
+/// Somebody else says that he had inherited root's connection.
+#[test]
+fn who_has_nothing_of_a_connection_does_not_go_on_with_it() {
+    let inherited = |connection| Meta {
+        announcement: Announcement::Inherited,
+        ..done(connection, Role::Server)
+    };
+    for (held, joins) in [(Some(false), false), (Some(true), true), (None, true)] {
+        for capture in [false, true] {
+            let (mut bench, _) = bench_of(capture, live(COOKIE, 0), held);
+            bench.open_as(1, 0, claiming(0), 0);
+            bench.open_as(2, 0, inherited(0), 33);
+            bench.at(500);
+            assert_eq!(bench.checker.order.len(), if joins { 1 } else { 2 });
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::Networks;
 use super::super::hello::ClientHello;
+use super::super::waiting::MAX_AWAITING;
 use super::*;
 use mirror_hook::event::Direction::Sent;
 
@@ -315,4 +316,40 @@ fn after_a_storm_of_hellos_that_nobody_answers_sessions_are_bound() {
         .into_iter()
         .for_each(|fact| bench.shows(fact));
     assert_eq!(bench.checker.only().info.binding, Binding::Wire);
+}
+
+/// Whoever knows randoms may name them as often as he likes: nobody has to look through all of these.
+#[test]
+fn sessions_without_number_that_name_the_same_are_let_go_one_by_one() {
+    const SESSIONS: u64 = 1000;
+    let mut bench = Bench::capturing();
+    let process = Arc::new(ProcessInfo::default());
+    let meta = done(1, Role::Client);
+    for connection in 0..SESSIONS {
+        let event = SessionEvent {
+            session: SessionKey {
+                ring: 1,
+                connection,
+            },
+            at: MonotonicTime(0),
+            change: SessionChange::Open {
+                process: &process,
+                meta: &meta,
+                policy: None,
+            },
+        };
+        bench
+            .mapper
+            .session_event(event, MonotonicTime(0), &mut bench.checker);
+    }
+    let awaiting = &bench.mapper.awaited[&randoms(1)];
+    assert_eq!(awaiting.len(), MAX_AWAITING);
+    let facts = hellos(1, tuple(1));
+    facts.into_iter().for_each(|fact| bench.shows(fact));
+    assert_eq!(bench.checker.order.len(), MAX_AWAITING);
+    assert!(bench.mapper.awaited.is_empty());
+    bench.at(500);
+    let flows = bench.checker.flows.values();
+    let bound = flows.filter(|flow| flow.info.tuple == tuple(1));
+    assert_eq!(bound.count() as u64, SESSIONS);
 }
