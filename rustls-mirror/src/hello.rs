@@ -32,6 +32,18 @@ const RETRY: [u8; 32] = [
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
+/// What a ClientHello is to an Encrypted Client Hello (RFC 9849 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ech {
+    /// It has no such extension.
+    #[default]
+    None,
+    /// It carries one, or something that looks so: the hello that the peers agree on may be another.
+    Outer,
+    /// It was carried so, and isn't on the wire as it is.
+    Inner,
+}
+
 /// What both hellos said so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -50,11 +62,9 @@ pub(crate) struct Known {
     pub(crate) early_offered: bool,
     /// What the EncryptedExtensions say of it, where they were seen.
     pub(crate) early_accepted: Option<bool>,
-    /// The ClientHello has an encrypted_client_hello extension: the hello that the peers agree on may
-    /// not be the one on the wire.
-    pub(crate) ech: bool,
-    /// This ClientHello is the encrypted one, which isn't on the wire as it is.
-    pub(crate) ech_inner: bool,
+    pub(crate) ech: Ech,
+    /// Of an inner hello: the outer one's random, where that is known.
+    pub(crate) outer_random: Option<[u8; 32]>,
     /// The ClientHello has QUIC's transport parameters.
     pub(crate) quic: bool,
     session_id: Vec<u8>,
@@ -152,8 +162,10 @@ fn client_hello(known: &mut Known, body: &[u8]) -> Option<()> {
         SERVER_NAME => known.sni = host_name(body).unwrap_or_default().to_vec(),
         EARLY_DATA => known.early_offered = true,
         ENCRYPTED_CLIENT_HELLO => {
-            known.ech = true;
-            known.ech_inner = body == ECH_INNER;
+            known.ech = match body {
+                ECH_INNER => Ech::Inner,
+                _ => Ech::Outer,
+            };
         }
         QUIC_PARAMETERS | QUIC_PARAMETERS_DRAFT => known.quic = true,
         _ => {}
@@ -263,7 +275,7 @@ fn number(bytes: &[u8]) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use rustls::crypto::ring::default_provider;
@@ -287,8 +299,20 @@ mod tests {
         record.split_off(5)
     }
 
+    /// A ClientHello with these fields.
+    pub(crate) fn client_hello_message(random: [u8; 32], extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend(random);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend(extensions);
+        let mut message = vec![CLIENT_HELLO, 0, 0, u8::try_from(body.len()).unwrap()];
+        message.extend(body);
+        message
+    }
+
     /// A ServerHello with these fields.
-    fn server_hello_message(random: [u8; 32], extensions: &[u8]) -> Vec<u8> {
+    pub(crate) fn server_hello_message(random: [u8; 32], extensions: &[u8]) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend(random);
         body.push(0);
@@ -339,24 +363,17 @@ mod tests {
     #[test]
     fn extensions_tell_of_ech_and_quic() {
         let known = |extension: &[u8]| {
-            let mut body = vec![3, 3];
-            body.extend([9; 32]);
-            body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-            body.extend([0, u8::try_from(extension.len()).unwrap()]);
-            body.extend(extension);
-            let mut message = vec![CLIENT_HELLO, 0, 0, u8::try_from(body.len()).unwrap()];
-            message.extend(body);
             let mut hellos = Hellos::default();
-            hellos.feed(&message);
+            hellos.feed(&client_hello_message([9; 32], extension));
             assert_eq!(hellos.known.client_random, Some([9; 32]));
             let known = hellos.known;
-            (known.ech, known.ech_inner, known.quic)
+            (known.ech, known.quic)
         };
-        assert_eq!(known(&[]), (false, false, false));
-        assert_eq!(known(&[0xfe, 0x0d, 0, 1, 1]), (true, true, false));
-        assert_eq!(known(&[0xfe, 0x0d, 0, 2, 0, 7]), (true, false, false));
-        assert_eq!(known(&[0, 57, 0, 0]), (false, false, true));
-        assert_eq!(known(&[0xff, 0xa5, 0, 0]), (false, false, true));
+        assert_eq!(known(&[]), (Ech::None, false));
+        assert_eq!(known(&[0xfe, 0x0d, 0, 1, 1]), (Ech::Inner, false));
+        assert_eq!(known(&[0xfe, 0x0d, 0, 2, 0, 7]), (Ech::Outer, false));
+        assert_eq!(known(&[0, 57, 0, 0]), (Ech::None, true));
+        assert_eq!(known(&[0xff, 0xa5, 0, 0]), (Ech::None, true));
     }
 
     #[test]

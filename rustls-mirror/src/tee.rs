@@ -56,6 +56,10 @@ impl Tee {
         self.written.feed(bytes);
     }
 
+    pub(crate) fn is_client(&self) -> bool {
+        self.role == Role::Client
+    }
+
     /// Whether there is nothing more to look for.
     pub(crate) fn is_done(&self) -> bool {
         let (client, server) = self.hellos();

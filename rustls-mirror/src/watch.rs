@@ -19,6 +19,7 @@ use std::os::fd::BorrowedFd;
 use mirror_hook::event::{Direction, EarlyData, Role};
 use rustls::ServerConfig;
 
+use crate::hello::Ech;
 use crate::session::Session;
 use crate::session_for;
 use crate::tee::Tee;
@@ -140,8 +141,13 @@ impl Watch {
         let Some(session) = &mut self.session else {
             return;
         };
-        let known = tee.known();
+        let mut known = tee.known();
         if known.client_random.is_some() {
+            if tee.is_client() && known.ech == Ech::Outer {
+                // That hello names who stands in front of the server, if the inner one counts; else the handshake
+                // fails, or the extension meant nothing, and the names are one.
+                known.sni = std::mem::take(&mut session.known_mut().sni);
+            }
             *session.known_mut() = known;
         }
         if tee.is_done() {
@@ -352,5 +358,40 @@ impl Drop for Watch {
         if self.failed || self.reset {
             self.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hello::tests::client_hello_message;
+
+    /// What a client's session is called that was asked for `inner` and says this hello.
+    fn name_by(extensions: &[u8]) -> Vec<u8> {
+        let mut session = Session::new(Role::Client);
+        session.known_mut().sni = b"inner".to_vec();
+        let mut watch = Watch::of_client(Some(session));
+        let hello = client_hello_message([1; 32], extensions);
+        let length = u8::try_from(hello.len()).unwrap();
+        // Twice: a HelloRetryRequest may have come.
+        for _ in 0..2 {
+            watch.wire_written(&[22, 3, 1, 0, length]);
+            watch.wire_written(&hello);
+        }
+        let known = watch.session_mut().unwrap().known_mut();
+        assert_eq!(known.client_random, Some([1; 32]));
+        known.sni.clone()
+    }
+
+    #[test]
+    fn a_session_is_called_as_its_inner_hello_says() {
+        let front = [
+            &[0, 0, 0, 10, 0, 8, 0, 0, 5][..],
+            b"front",
+            &[0xfe, 0x0d, 0, 2, 0, 7],
+        ]
+        .concat();
+        assert_eq!(name_by(&front), b"inner");
+        assert_eq!(name_by(&front[..14]), b"front");
     }
 }

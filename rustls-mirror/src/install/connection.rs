@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use mirror_hook::event::{Direction, EarlyData, Role, Transport};
 
 use super::handshake::{Handshake, Phase, try_lock};
-use crate::hello::Known;
+use crate::hello::{Ech, Known};
 use crate::session::Session;
 
 /// Shared by the two halves. rustls uses them one after the other, so the lock is free; where it isn't,
@@ -239,9 +239,9 @@ impl Inner {
     }
 
     fn learn(&mut self, mut known: Known) {
-        if known.ech_inner {
-            // Not the one that is on the wire.
-            known.client_random = None;
+        if known.ech == Ech::Inner {
+            // By the one on the wire its addresses are found, and the other end knows it.
+            known.client_random = known.outer_random;
         }
         if self.role == Role::Server && known.early_accepted == Some(true) {
             self.session.facts_mut().early = EarlyData::Accepted;

@@ -92,6 +92,9 @@ pub(super) fn touched(handshake: &Arc<Handshake>) {
         desk.rekeyed = Weak::new();
         desk.handshakes
             .retain(|known| !Arc::ptr_eq(known, handshake) && known.is_alive_on(thread));
+        if let Some(before) = desk.handshakes.last() {
+            handshake.follows(before);
+        }
         if desk.handshakes.len() == MAX_NESTED {
             desk.handshakes.remove(0);
         }

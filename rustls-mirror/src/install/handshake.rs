@@ -7,7 +7,7 @@ use mirror_hook::event::{Direction, Role};
 
 use super::connection::Connection;
 use super::framing::{CERTIFICATE_VERIFY, CLIENT_KEY_EXCHANGE, Framing, SERVER_HELLO};
-use crate::hello::{Hellos, Known};
+use crate::hello::{Ech, Hellos, Known};
 
 /// What a half's keys are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,22 @@ impl Handshake {
         }
         state.updates += 1;
         state.last_was_empty = bytes.is_empty();
+    }
+
+    /// This thread touched `before` last, and now this one: if they are the two of a client that offers an
+    /// Encrypted Client Hello, the inner one learns which random is on the wire.
+    pub(super) fn follows(&self, before: &Self) {
+        let (Some(mut inner), Some(outer)) = (try_lock(&self.state), try_lock(&before.state))
+        else {
+            return;
+        };
+        let are_clients = [inner.role, outer.role] == [Some(Role::Client); 2];
+        let (inner, outer) = (&mut inner.hellos.known, &outer.hellos.known);
+        let are_two = (inner.ech, outer.ech) == (Ech::Inner, Ech::Outer);
+        let is_answered = inner.server_random.is_some();
+        if are_clients && are_two && is_answered && inner.server_random == outer.server_random {
+            inner.outer_random = outer.client_random;
+        }
     }
 
     /// The hash is read for good.
@@ -248,5 +264,79 @@ impl State {
             SERVER_HELLO if known.resumed => Some(Phase::Whole),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::desk::touched;
+    use super::*;
+    use crate::hello::tests::{client_hello_message, server_hello_message};
+
+    const OUTER: &[u8] = &[0xfe, 0x0d, 0, 2, 0, 7];
+    const INNER: &[u8] = &[0xfe, 0x0d, 0, 1, 1];
+    const ANSWER: [u8; 32] = [9; 32];
+
+    /// What rustls hashes at once.
+    fn hash(handshake: &Arc<Handshake>, bytes: &[u8]) {
+        handshake.update(bytes);
+        touched(handshake);
+    }
+
+    fn begun(random: u8, extension: &[u8]) -> Arc<Handshake> {
+        let handshake = Arc::default();
+        hash(&handshake, &client_hello_message([random; 32], extension));
+        handshake
+    }
+
+    fn answer(handshake: &Arc<Handshake>, random: [u8; 32]) {
+        hash(handshake, &server_hello_message(random, &[]));
+    }
+
+    fn outer_random(handshake: &Handshake) -> Option<[u8; 32]> {
+        handshake.known().unwrap().outer_random
+    }
+
+    #[test]
+    fn an_inner_hello_learns_the_outer_ones_random() {
+        let other = begun(5, &[]);
+        let outer = begun(1, OUTER);
+        answer(&outer, ANSWER);
+        let inner = begun(2, INNER);
+        // It is forked.
+        touched(&inner);
+        assert_eq!(outer_random(&inner), None);
+        answer(&inner, ANSWER);
+        assert_eq!(outer_random(&inner), Some([1; 32]));
+        outer.end();
+        touched(&inner);
+        // Whatever comes behind it.
+        answer(&other, ANSWER);
+        touched(&inner);
+        assert_eq!(outer_random(&inner), Some([1; 32]));
+        assert_eq!(outer_random(&outer), None);
+        assert_eq!(outer_random(&other), None);
+    }
+
+    #[test]
+    fn it_learns_nothing_of_another() {
+        let learns = |outer: Arc<Handshake>, answer_to_outer, between: &dyn Fn(&Handshake)| {
+            answer(&outer, answer_to_outer);
+            let inner = begun(2, INNER);
+            between(&outer);
+            answer(&inner, ANSWER);
+            outer_random(&inner).is_some()
+        };
+        assert!(learns(begun(1, OUTER), ANSWER, &|_| ()));
+        assert!(!learns(begun(1, &[]), ANSWER, &|_| ()));
+        assert!(!learns(begun(1, INNER), ANSWER, &|_| ()));
+        assert!(!learns(begun(1, OUTER), [8; 32], &|_| ()));
+        assert!(!learns(begun(1, OUTER), ANSWER, &Handshake::end));
+        let other = begun(3, OUTER);
+        assert!(!learns(begun(1, OUTER), ANSWER, &|_| touched(&other)));
+        let server = Arc::default();
+        hash(&server, &[]);
+        hash(&server, &client_hello_message([1; 32], OUTER));
+        assert!(!learns(server, ANSWER, &|_| ()));
     }
 }

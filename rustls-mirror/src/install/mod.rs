@@ -58,6 +58,17 @@
 //! Finished; where these contradict each other, nothing is mirrored of the connection.
 //! A half of which nothing is known is no session: it is counted by [`unpaired`], and its text isn't mirrored.
 //!
+//! # Encrypted Client Hello
+//! A client that offers one (RFC 9849) has two ClientHellos. The agent finds its connection by the random of the
+//! outer one, which is on the wire; the server knows it by that one, too. If the server accepts the inner one,
+//! the connection goes on with that one's transcript, which doesn't tell the other. But in the call that hears the
+//! ServerHello rustls hashes first the outer hello with it, then the inner one, and drops the outer one's transcript behind
+//! that; so when the inner one hears the ServerHello, the outer one is what this thread touched right before
+//! (`Handshake::follows`). Both must have heard the same ServerHello.random. That two connections of a thread had the
+//! same, one inside the other, would be a server's doing, and both are that server's. Where they don't stand so,
+//! the random is left unknown, and so are the addresses. For 0-RTT data the outer hello isn't hashed before the
+//! server answers: its random is told behind it, as the server's is.
+//!
 //! # QUIC
 //! rustls makes these keys for QUIC, too, and never uses them: a connection whose hello has QUIC's
 //! parameters and whose handshake keys are replaced unused is announced as QUIC, without text. The keys
@@ -66,8 +77,7 @@
 //! # What isn't seen
 //! - A configuration with a provider of its own, that isn't [`mirrored`]: quinn's and reqwest's features
 //!   that choose one, or a call of `builder_with_provider(ring::default_provider())`.
-//! - Addresses: the agent finds them by the randoms on the wire. With Encrypted Client Hello, the hello of
-//!   the transcript isn't the one on the wire; its random is left unknown.
+//! - Addresses: the agent finds them by the randoms on the wire.
 //! - What is decrypted and never read counts as received; what waits in rustls' buffer for the
 //!   handshake's end counts as sent when it is encrypted.
 //! - Whoever takes the secrets out (`dangerous_extract_secrets`, kernel TLS) ends the session with it.
@@ -99,7 +109,6 @@ use rustls::crypto::CryptoProvider;
 ///
 /// QUIC connections are announced, and go on as they are; their text isn't mirrored. Records tell no
 /// addresses: the agent finds these on the wire, by the handshake's randoms, where it may listen there.
-/// With Encrypted Client Hello it can't.
 ///
 /// ```
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
