@@ -35,7 +35,7 @@ openssl: install-build ## the patched libssl, into $(TARGET)/lib/sslcollector (c
 lint: ## format, clippy, rustdoc, the fuzz targets: warnings are errors
 	@scripts/install-peers.sh build test
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features mirror-tests/openssl-4.0 -- -D warnings
 	scripts/test-mutations.sh --check
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
 	cd fuzz && RUSTFLAGS="--cfg fuzzing -Dwarnings" $(CARGO) check --target-dir $(abspath $(TARGET))/fuzz-check
@@ -67,6 +67,13 @@ $(OPENSSL_TESTS): openssl-test-%: install-build
 	@scripts/install-peers.sh build libcrypto
 	openssl-compat/tests/run.sh $*
 	openssl-compat/suite.sh $*
+
+openssl-test-4.0: ech-test
+.PHONY: ech-test
+ech-test: ## Encrypted Client Hello of OpenSSL 4.0 and of rustls, end to end (part of openssl-test-4.0)
+	@scripts/install-peers.sh build demo test libcrypto
+	$(CARGO) build --workspace
+	$(CARGO) test -p mirror-tests --features openssl-4.0 --test ech
 
 .PHONY: bench-forge
 bench-forge: install-build ## what forging a packet costs, against copying its text

@@ -13,6 +13,8 @@
 //! A server prints the address that it listens on, and ends in good order at SIGTERM or SIGINT. Each program run without
 //! arguments says which it takes.
 
+pub mod hpke;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

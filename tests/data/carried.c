@@ -8,6 +8,12 @@
  *
  *   WAY  bio   a BIO of the program's own
  *        unix  a socket of another kind
+ *
+ * Encrypted Client Hello (ech.h):
+ *
+ *   carried WAY key FILE                                  makes a key, with its configuration
+ *   … STEP  1.3-grease; 1.3-ech=FILE, which comes again with what the server says if that has another key
+ *   … server CERT KEY ADDRESS:PORT GROUP COUNT FILE       with this key; says which hellos it has opened
  */
 #include <arpa/inet.h>
 #include <openssl/err.h>
@@ -24,10 +30,12 @@
 #include "must.h"
 
 #define MUST(what) must((what), #what)
+#include "ech.h"
+
 #define TEXT "carried by somebody else\n"
 
-static const char *const STEPS[] = {"1.3", "1.2-id", "1.2-ticket"};
-static SSL_SESSION *sessions[3];
+static const char *const STEPS[] = {"1.3", "1.2-id", "1.2-ticket", "1.3-grease", "1.3-ech"};
+static SSL_SESSION *sessions[5];
 static int step, hellos;
 
 /* ---- The other process. ---- */
@@ -146,10 +154,14 @@ static void hear_end(SSL *ssl)
     MUST(SSL_get_error(ssl, SSL_read(ssl, &byte, 1)) == SSL_ERROR_ZERO_RETURN);
 }
 
-static void talk(SSL *ssl, const char *way, int socket_fd, int port)
+/* ---- A connection. ---- */
+
+/* 0: the server has rejected the client's Encrypted Client Hello, and told this. */
+static int talk(SSL *ssl, const char *way, int socket_fd, int port, unsigned char **told, size_t *length)
 {
     pid_t carrier;
     int fd = carried(socket_fd, &carrier);
+    int result;
 
     if (strcmp(way, "unix") == 0) {
         MUST(SSL_set_fd(ssl, fd) == 1);
@@ -158,24 +170,30 @@ static void talk(SSL *ssl, const char *way, int socket_fd, int port)
         SSL_set_bio(ssl, bio, bio);
     }
     hellos = 0;
-    good(ssl, SSL_do_handshake(ssl));
-    if (SSL_is_server(ssl)) {
-        hear(ssl);
-        say(ssl);
-        hear_end(ssl);
-        MUST(SSL_shutdown(ssl) >= 0);
+    result = SSL_do_handshake(ssl);
+    if (result <= 0 && is_rejected(ssl, told, length)) {
+        printf("%d Rejected\n", port);
     } else {
-        say(ssl);
-        hear(ssl);
-        MUST(SSL_shutdown(ssl) >= 0);
-        hear_end(ssl);
+        good(ssl, result);
+        if (SSL_is_server(ssl)) {
+            hear(ssl);
+            say(ssl);
+            hear_end(ssl);
+            MUST(SSL_shutdown(ssl) >= 0);
+        } else {
+            say(ssl);
+            hear(ssl);
+            MUST(SSL_shutdown(ssl) >= 0);
+            hear_end(ssl);
+        }
+        const char *how = SSL_session_reused(ssl) ? "Resumed" : "Full";
+        printf("%d %s%s%s\n", port, how, hellos > 1 ? "WithHelloRetryRequest" : "", opened(ssl));
     }
-    const char *how = SSL_session_reused(ssl) ? "Resumed" : "Full";
-    printf("%d %s%s\n", port, how, hellos > 1 ? "WithHelloRetryRequest" : "");
     fflush(stdout);
     SSL_free(ssl);
     close(fd);
     MUST(waitpid(carrier, NULL, 0) == carrier);
+    return result > 0;
 }
 
 static void count_hellos(int writes, int version, int kind, const void *bytes, size_t length, SSL *ssl, void *none)
@@ -216,22 +234,30 @@ static int client(const char *way, char **words)
     SSL_CTX_sess_set_new_cb(context, keep);
     SSL_CTX_set_msg_callback(context, count_hellos);
     for (words += 2; *words; words++) {
-        for (step = 0; strcmp(STEPS[step], *words) != 0; step++)
-            MUST(step < 2);
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        MUST(connect(fd, (struct sockaddr *)&server, sizeof server) == 0);
-        MUST(getsockname(fd, (struct sockaddr *)&own, &length) == 0);
-        SSL *ssl = SSL_new(context);
-        SSL_set_connect_state(ssl);
-        SSL_set_tlsext_host_name(ssl, "mirror.test");
-        MUST(SSL_set1_host(ssl, "mirror.test") == 1);
-        int version = step == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
-        MUST(SSL_set_min_proto_version(ssl, version) && SSL_set_max_proto_version(ssl, version));
-        if (step == 1)
-            SSL_set_options(ssl, SSL_OP_NO_TICKET);
-        if (sessions[step] != NULL)
-            MUST(SSL_set_session(ssl, sessions[step]) == 1);
-        talk(ssl, way, fd, ntohs(own.sin_port));
+        unsigned char *told = NULL;
+        size_t told_length = 0, step_length = strcspn(*words, "=");
+
+        for (step = 0; strlen(STEPS[step]) != step_length || strncmp(STEPS[step], *words, step_length) != 0; step++)
+            MUST(step < 4);
+        for (int is_over = 0; !is_over;) {
+            int fd = socket(AF_INET, SOCK_STREAM, 0);
+            MUST(connect(fd, (struct sockaddr *)&server, sizeof server) == 0);
+            MUST(getsockname(fd, (struct sockaddr *)&own, &length) == 0);
+            SSL *ssl = SSL_new(context);
+            SSL_set_connect_state(ssl);
+            SSL_set_tlsext_host_name(ssl, "mirror.test");
+            MUST(X509_VERIFY_PARAM_set1_host(SSL_get0_param(ssl), "mirror.test", 0) == 1);
+            int version = step == 1 || step == 2 ? TLS1_2_VERSION : TLS1_3_VERSION;
+            MUST(SSL_set_min_proto_version(ssl, version) && SSL_set_max_proto_version(ssl, version));
+            if (step == 1)
+                SSL_set_options(ssl, SSL_OP_NO_TICKET);
+            if (step > 2)
+                offer(ssl, *words, told, told_length);
+            if (sessions[step] != NULL)
+                MUST(SSL_set_session(ssl, sessions[step]) == 1);
+            is_over = talk(ssl, way, fd, ntohs(own.sin_port), &told, &told_length);
+        }
+        OPENSSL_free(told);
     }
     return 0;
 }
@@ -247,6 +273,8 @@ static int server(const char *way, char **words)
     MUST(SSL_CTX_use_PrivateKey_file(context, words[1], SSL_FILETYPE_PEM) == 1);
     if (strcmp(words[3], "any") != 0)
         MUST(SSL_CTX_set1_groups_list(context, words[3]) == 1);
+    if (words[5] != NULL)
+        use_key(context, words[5]);
     MUST(SSL_CTX_set_session_id_context(context, (const unsigned char *)"carried", 7) == 1);
     SSL_CTX_set_msg_callback(context, count_hellos);
     MUST(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0);
@@ -260,17 +288,20 @@ static int server(const char *way, char **words)
         MUST(fd >= 0);
         SSL *ssl = SSL_new(context);
         SSL_set_accept_state(ssl);
-        talk(ssl, way, fd, ntohs(peer.sin_port));
+        talk(ssl, way, fd, ntohs(peer.sin_port), NULL, NULL);
     }
     return 0;
 }
 
 int main(int count, char **words)
 {
-    MUST(count >= 6);
+    MUST(count >= 4);
     signal(SIGPIPE, SIG_IGN);
+    if (strcmp(words[2], "key") == 0)
+        return make_key(words[3]);
+    MUST(count >= 6);
     if (strcmp(words[2], "client") == 0)
         return client(words[1], words + 3);
-    MUST(count == 8);
+    MUST(count >= 8);
     return server(words[1], words + 3);
 }

@@ -17,6 +17,7 @@ pub mod attach;
 pub mod attacks;
 pub mod away;
 pub mod bio;
+pub mod carried;
 pub mod chromium;
 pub mod clear;
 pub mod client;

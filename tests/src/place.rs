@@ -14,6 +14,8 @@ pub const SIZES: [usize; 7] = [0, 1, 16_384, 16_385, 20_000, 1 << 20, 20 << 20];
 
 /// The name that the certificate is for and that clients ask for.
 pub const HOST: &str = "mirror.test";
+/// Who stands in front of it, where the hello that names it is encrypted.
+pub const FRONT: &str = "front.test";
 
 /// Writes a file that nobody else can read.
 ///
@@ -90,7 +92,7 @@ impl Place {
         openssl.args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]);
         openssl.args(["-pkeyopt", "ec_paramgen_curve:P-256"]);
         openssl.args(["-subj", &format!("/CN={HOST}")]);
-        openssl.args(["-addext", &format!("subjectAltName=DNS:{HOST}")]);
+        openssl.args(["-addext", &format!("subjectAltName=DNS:{HOST},DNS:{FRONT}")]);
         // It is nobody's issuer: rustls takes no issuer for a server.
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(self.path("key.pem"));

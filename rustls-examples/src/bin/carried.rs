@@ -6,8 +6,9 @@
 //! ClientHello is longer than one packet.
 //!
 //! ```text
-//! carried WAY client ROOTS ADDRESS STEP…          a connection for each step: 1.3, 1.2-id, 1.2-ticket; the same
-//!                                                  one again resumes its session
+//! carried WAY client ROOTS ADDRESS STEP…          a connection for each step; the same one again resumes its session:
+//!                                                  1.3, 1.2-id, 1.2-ticket, 1.3-grease, 1.3-ech=FILE (RFC 9849: with
+//!                                                  what looks like an Encrypted Client Hello, with one by that file)
 //! carried WAY server CERT KEY ADDRESS GROUP COUNT  so many connections, of this group (any: those of the provider)
 //!
 //! WAY  stream   rustls_mirror::StreamOwned over two pipes
@@ -25,11 +26,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use rustls::client::{Resumption, Tls12Resumption};
+use rustls::client::{EchConfig, EchGreaseConfig, Resumption, Tls12Resumption};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{EchConfigListBytes, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use rustls_examples::hpke::MANDATORY;
 use rustls_examples::{announce, arguments, ended, identity, roots};
 use rustls_mirror::tokio as tokio_rustls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex};
@@ -93,13 +96,35 @@ fn client(carrier: &Carrier<'_>, words: &[String]) -> anyhow::Result<()> {
 }
 
 fn client_config(trusted: &str, step: &str) -> anyhow::Result<ClientConfig> {
-    let (version, resumption) = match step {
-        "1.3" => (&TLS13, Tls12Resumption::Disabled),
-        "1.2-id" => (&TLS12, Tls12Resumption::SessionIdOnly),
-        "1.2-ticket" => (&TLS12, Tls12Resumption::SessionIdOrTickets),
+    let provider = CryptoProvider::get_default().context("no provider")?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider));
+    let (builder, resumption) = match step.split_once('=').unwrap_or((step, "")) {
+        ("1.3", _) => (
+            builder.with_protocol_versions(&[&TLS13]),
+            Tls12Resumption::Disabled,
+        ),
+        ("1.2-id", _) => (
+            builder.with_protocol_versions(&[&TLS12]),
+            Tls12Resumption::SessionIdOnly,
+        ),
+        ("1.2-ticket", _) => (
+            builder.with_protocol_versions(&[&TLS12]),
+            Tls12Resumption::SessionIdOrTickets,
+        ),
+        ("1.3-grease", _) => {
+            let (key, _) = MANDATORY.generate_key_pair()?;
+            let grease = EchGreaseConfig::new(MANDATORY, key);
+            (builder.with_ech(grease.into()), Tls12Resumption::Disabled)
+        }
+        ("1.3-ech", file) => {
+            let configs = EchConfigListBytes::from_pem_file(file);
+            let configs = configs.map_err(|error| anyhow!("{file}: {error}"))?;
+            let config = EchConfig::new(configs, &[MANDATORY])?;
+            (builder.with_ech(config.into()), Tls12Resumption::Disabled)
+        }
         _ => bail!("no step {step}"),
     };
-    let mut config = ClientConfig::builder_with_protocol_versions(&[version])
+    let mut config = builder?
         .with_root_certificates(roots(trusted)?)
         .with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(8).tls12_resumption(resumption);
