@@ -1,12 +1,17 @@
 //! Sessions whose library has no socket are found on the wire, whatever way their hellos take: the addresses are
 //! those that the program's own socket had, the fingerprint is Suricata's.
 
-use mirror_tests::bio::{bound, client, fingerprints, is_over, mirrored, server, word};
+use std::process::Command;
+
+use mirror_tests::bio::{bound, client, data, fingerprints, is_over, mirrored, server, word};
 use mirror_tests::client::PYTHON;
+use mirror_tests::footprint::Footprint;
 use mirror_tests::network::{HOST, Listener, Network, PEER, enter_new_namespace, ip};
 use mirror_tests::place::Place;
-use mirror_tests::process::until;
+use mirror_tests::process::{output_of, until};
+use mirror_tests::reader::Capture;
 use mirror_tests::service::Agent;
+use mirror_tests::streams::flows;
 use rustix::process::Signal;
 
 /// A client's hello in every way.
@@ -71,6 +76,50 @@ fn servers_are_found_by_theirs() {
             assert!(word(flow, "ja4").is_some(), "{case}: {}", flow.comment);
         }
     }
+}
+
+/// Handshakes that nobody goes on with, of clients that aren't there: what is remembered of them has a bound, and who comes
+/// behind them is found.
+#[test]
+fn a_storm_of_hellos_takes_bounded_memory_and_hides_nobody() {
+    const STORM: &str = "100000";
+    const MOST_KB: u64 = 128 << 10;
+    const NO_MORE_KB: u64 = 16 << 10;
+    let network = Network::new();
+    let place = Place::new(&[]);
+    let file = place.path("capture.pcapng");
+    let agent = Agent::start(&place, &file, &["-I", "wire0"]);
+    let (_served, port) = server(network.in_peer(PYTHON), &place, PEER[0], 1000, "asyncio");
+    let resident_kb = || {
+        let footprint = Footprint::of(agent.process.id());
+        footprint.expect("an agent").resident_kb
+    };
+    let mut sessions = 0;
+    let mut is_found = || {
+        let mut python = Command::new(PYTHON);
+        agent.prepare(&mut python);
+        let told = client(python, PEER[0], port, &["asyncio"]);
+        sessions += 1;
+        let flow = until("its flow", || {
+            let mut flows = flows(&Capture::read(&file).ok()?).ok()?;
+            flows.pop().filter(|_| flows.len() + 1 == sessions)
+        });
+        let found = word(&flow, "bound") == Some("wire");
+        assert!(!found || flow.client == (HOST[0], told[0].0).into());
+        found.then_some(())
+    };
+    let mut storm = || {
+        let mut python = network.in_peer(PYTHON);
+        output_of(python.arg(data("storm.py")).args(["wire1", STORM]));
+        // The kernel may drop what comes while there is no room for more of it.
+        until("one that is found", &mut is_found);
+        resident_kb()
+    };
+    let before = resident_kb();
+    let [first, _, last] = [(); 3].map(|()| storm());
+    assert!(first < before + MOST_KB, "{before}, then {first} KiB");
+    assert!(last < first + NO_MORE_KB, "{first}, then {last} KiB");
+    agent.end_well();
 }
 
 /// An agent goes on without it, and its report says what that means.

@@ -208,7 +208,7 @@ fn who_names_anothers_randoms_does_not_get_its_addresses() {
     for first in [true, false] {
         // Without a socket, and with the wrong one.
         for meta in [done(0, Role::Server), claiming(0)] {
-            let mut bench = doubts(meta.clone(), first);
+            let mut bench = doubts(meta, first);
             bench.at(500);
             let flow = bench.checker.only();
             assert_eq!(flow.info.binding, Binding::Placeholder);
