@@ -9,7 +9,7 @@
 //! seed is 0, as everywhere by default.
 
 use std::fmt::{self, Display};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -27,7 +27,9 @@ pub struct CommunityId(pub Tuple);
 
 impl Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut ends = [self.0.client, self.0.server].map(|end| (octets(end), end.port()));
+        let ends = [self.0.client, self.0.server];
+        let is_v4 = ends.iter().all(|end| end.ip().to_canonical().is_ipv4());
+        let mut ends = ends.map(|end| (octets(end.ip(), is_v4), end.port()));
         ends.sort();
         let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
         hash.update(&SEED.to_be_bytes());
@@ -39,10 +41,12 @@ impl Display for CommunityId {
     }
 }
 
-/// As they are on the wire: an IPv4 address that a program sees as an IPv6 one has four.
-fn octets(end: SocketAddr) -> Vec<u8> {
-    match end.ip().to_canonical() {
-        IpAddr::V4(address) => address.octets().into(),
+/// As they are in packets: an IPv4 address that a program sees as an IPv6 one has four, unless the other end's is no
+/// IPv4 one (RFC 4291 2.5.5.2).
+fn octets(address: IpAddr, is_v4: bool) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(address) if is_v4 => address.octets().into(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets().into(),
         IpAddr::V6(address) => address.octets().into(),
     }
 }
@@ -66,6 +70,16 @@ mod tests {
         assert_eq!(id("10.0.0.1:5", "10.0.0.1:4"), expected);
         let expected = "1:YXqXufkGr4i6TbJJYF83fvyDLZ8=";
         assert_eq!(id("[2001:db8::2]:443", "[2001:db8::1]:50000"), expected);
+    }
+
+    /// A client that an IPv6 proxy speaks for, of an IPv4 service, and the other way round: as tshark has it of the packets.
+    #[test]
+    fn ends_of_two_families_are_ipv6() {
+        let expected = "1:Ys5nkWHvUcqkMMpqxYz4bFFAIDI=";
+        for server in ["127.0.0.1:9443", "[::ffff:127.0.0.1]:9443"] {
+            assert_eq!(id("[2001:db9::5]:59576", server), expected);
+            assert_eq!(id(server, "[2001:db9::5]:59576"), expected);
+        }
     }
 
     /// The reference's own example (baseline_deflt.json of the specification), and the same connection from its other end.

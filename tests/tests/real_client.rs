@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
-use mirror_tests::judges::{Profile, Suricata, complaints, follow};
+use mirror_tests::judges::{Profile, Suricata, complaints, follow, follow_with};
 use mirror_tests::nginx::Nginx;
 use mirror_tests::place::{Place, content, free_port};
 use mirror_tests::process::{Process, find, output_of, until};
@@ -305,6 +305,9 @@ fn forwarded_by_a_proxy_for_ipv6() {
     assert_eq!(one.port, other.port, "the proxy keeps its connection");
     let flows = read(&place, &said);
     assert_eq!(flows.len(), 2, "{flows:?}\n{said}");
+    let syn = "tcp.flags.syn == 1 && tcp.flags.ack == 0";
+    let fields = ["tcp.srcport", "communityid"];
+    let ids = follow_with(&place.path("capture.pcapng"), syn, &fields, "communityid");
     let mut asked = Vec::new();
     for (flow, (entry, size)) in flows.iter().zip([(one, 1), (other, 20_000)]) {
         let client = flow.client;
@@ -312,6 +315,10 @@ fn forwarded_by_a_proxy_for_ipv6() {
         assert_eq!(flow.server.ip(), Ipv4Addr::LOCALHOST.to_ipv6_mapped());
         let mark = format!(" xff={client}<-{PROXY}:{} xff_by=forwarded", entry.port);
         assert!(flow.comment.contains(&mark), "{}", flow.comment);
+        let mut words = flow.comment.split(' ');
+        let id = words.find_map(|word| word.strip_prefix("community_id="));
+        let named = format!("{}\t{}", client.port(), id.expect("an id"));
+        assert!(ids.contains(&named), "{named}: {ids:?}");
         assert_eq!(flow.request.length(), entry.request_length);
         assert_eq!(flow.response.length(), entry.bytes_sent);
         let answered = flow.response.whole().expect("no hole");
