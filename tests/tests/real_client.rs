@@ -16,6 +16,7 @@ use mirror_tests::sensor::Sensor;
 use mirror_tests::sslcollector;
 use mirror_tests::streams::{Flow, flows};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// Where the proxy listens, and from where it asks.
 const PROXY: &str = "127.0.0.10";
@@ -201,6 +202,26 @@ fn assert_told_apart(place: &Place, flows: &[Flow], said: &str) {
     let direct = client("127.0.0.4", log[3].port);
     let asked = [(&one, 1), (&one, 20_000), (&other, 200_000), (&direct, 1)];
     ask_judges(place, &asked.map(|(client, size)| (&**client, size)));
+    let told = lines(place).into_iter().map(|line| {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (word(&line["src_ip"]), word(&line["real_client"]["xff"]))
+    });
+    let mut expected = vec![("127.0.0.4".to_owned(), String::new())];
+    expected.extend(["127.0.0.2", "127.0.0.3"].map(|client| {
+        let xff = format!("{client}<-{PROXY}:{port}");
+        (client.to_owned(), xff)
+    }));
+    assert_eq!(
+        told.collect::<BTreeSet<_>>(),
+        expected.into_iter().collect()
+    );
+}
+
+/// The log of sessions.
+fn lines(place: &Place) -> Vec<Value> {
+    let text = place.text("sessions.jsonl");
+    let lines = text.lines().map(serde_json::from_str);
+    lines.map(|line| line.expect("JSON")).collect()
 }
 
 /// A service behind a proxy at `address`, as long as somebody asks at the ports of both. What sslcollector says.
@@ -211,7 +232,9 @@ fn mirror_behind(
     ask: impl FnOnce(u16, u16),
 ) -> String {
     let service = Nginx::new(place);
-    let mut mirrored = sslcollector::run_to(&place.path("capture.pcapng"), &TRUST_XFF);
+    let log = place.path("sessions.jsonl").display().to_string();
+    let options = [&["--log", &log], &TRUST_XFF[..]].concat();
+    let mut mirrored = sslcollector::run_to(&place.path("capture.pcapng"), &options);
     let server = Process::start_piped(mirrored.args(service.command(false)));
     service.wait_until_up();
     let port = free_port();
@@ -339,7 +362,8 @@ fn at_a_collector() {
     let place = Place::new(&[1, 20_000, 200_000]);
     let service = Nginx::new(&place);
     let capture = place.path("capture.pcapng").display().to_string();
-    let options = ["-w", &capture, "--insecure-plaintext"];
+    let log = place.path("sessions.jsonl").display().to_string();
+    let options = ["-w", &capture, "--log", &log, "--insecure-plaintext"];
     let options = [&options[..], &TRUST_XFF].concat();
     let sensor = Sensor::start(&place, "127.0.0.1:0".parse().expect("an address"), &options);
     let to = sensor.address.to_string();

@@ -184,6 +184,16 @@ pub struct RealClient {
     pub header_bytes: u32,
 }
 
+/// `CLIENT<-PROXY`, and `unknown` in place of a client that wasn't told.
+impl fmt::Display for RealClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.told {
+            Some((told, _)) => write!(f, "{told}<-{}", self.proxy),
+            None => write!(f, "unknown<-{}", self.proxy),
+        }
+    }
+}
+
 /// What was seen of a session in front of its flow, see [`crate::midstream`]. Each by who said it: client, server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {

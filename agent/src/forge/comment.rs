@@ -103,11 +103,9 @@ fn write_real_client(f: &mut fmt::Formatter<'_>, real: Option<&RealClient>) -> f
     let Some(real) = real else {
         return Ok(());
     };
-    match real.told {
-        Some((told, way)) => {
-            write!(f, " xff={told}<-{} xff_by={}", real.proxy, way.word())?;
-        }
-        None => write!(f, " xff=unknown<-{}", real.proxy)?,
+    write!(f, " xff={real}")?;
+    if let Some((_, way)) = real.told {
+        write!(f, " xff_by={}", way.word())?;
     }
     if real.header_bytes > 0 {
         write!(f, " proxy_header={}", real.header_bytes)?;

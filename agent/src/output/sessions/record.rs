@@ -162,6 +162,7 @@ struct Midstream {
 
 #[derive(Serialize)]
 struct Behind {
+    xff: String,
     proxy_ip: String,
     proxy_port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,6 +235,7 @@ pub(super) fn session(
             left_out_toclient: left_out.bytes[1],
         }),
         real_client: info.real_client.map(|real| Behind {
+            xff: real.to_string(),
             proxy_ip: real.proxy.ip().to_canonical().to_string(),
             proxy_port: real.proxy.port(),
             ip: real.told.map(|(told, _)| told.ip.to_string()),
@@ -476,13 +478,17 @@ mod tests {
         let record =
             |info: &FlowInfo| session(info, (now, now), &Counts::default(), Ending::Finished);
         let expected = json!({
+            "xff": "203.0.113.7:50000<-10.0.0.5:34567",
             "proxy_ip": "10.0.0.5", "proxy_port": 34567, "header_bytes": 28,
             "ip": "203.0.113.7", "port": 50000, "by": "proxy-protocol",
         });
         assert_eq!(parsed(&record(&info))["real_client"], expected);
         (real.told, real.header_bytes) = (None, 0);
         info.real_client = Some(real);
-        let expected = json!({ "proxy_ip": "10.0.0.5", "proxy_port": 34567, "header_bytes": 0 });
+        let expected = json!({
+            "xff": "unknown<-10.0.0.5:34567",
+            "proxy_ip": "10.0.0.5", "proxy_port": 34567, "header_bytes": 0,
+        });
         assert_eq!(parsed(&record(&info))["real_client"], expected);
     }
 
