@@ -22,17 +22,19 @@ use sha2::{Digest, Sha256};
 /// What a ClientHello tells beside its random.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server's name; what isn't printable ASCII is escaped. None that is longer than a host's can be.
+    /// The server's name; what isn't printable ASCII is escaped. None that is longer than a host's can be, and none in a
+    /// hello that may carry another one (RFC 9849): the name is then of who stands in front of the server.
     pub sni: Option<String>,
     /// The fingerprint: 36 characters.
     pub ja4: String,
 }
 
-/// Extensions whose content is read here (RFC 6066, 8446, 7301).
+/// Extensions whose content is read here (RFC 6066, 8446, 7301, 9849).
 const SERVER_NAME: u16 = 0;
 const SIGNATURE_ALGORITHMS: u16 = 13;
 const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 /// Of a message's header: type and length.
 const HEADER_BYTES: usize = 4;
@@ -90,6 +92,8 @@ struct Said<'a> {
     sni: Option<&'a [u8]>,
     /// The first one.
     alpn: Option<&'a [u8]>,
+    /// Another hello is in it, or what looks so.
+    is_outer: bool,
 }
 
 impl<'a> Said<'a> {
@@ -111,13 +115,15 @@ impl<'a> Said<'a> {
                 }
             }
             SUPPORTED_VERSIONS => self.versions = numbers(reader.vector8()?)?,
+            ENCRYPTED_CLIENT_HELLO => self.is_outer = content.first() == Some(&0),
             _ => {}
         }
         Some(())
     }
 
     fn tell(self) -> ClientHello {
-        let sni = self.sni.filter(|name| (1..=MAX_NAME).contains(&name.len()));
+        let is_sessions = |name: &&[u8]| (1..=MAX_NAME).contains(&name.len()) && !self.is_outer;
+        let sni = self.sni.filter(is_sessions);
         ClientHello {
             sni: sni.map(|name| name.escape_ascii().to_string()),
             ja4: self.ja4(),
@@ -371,6 +377,19 @@ pub(crate) mod tests {
             let hello = ClientHello::parse(&hello).unwrap();
             assert_eq!(hello.sni.is_some(), is_kept, "{length}");
             assert!(hello.ja4.starts_with("t12d0101"), "{}", hello.ja4);
+        }
+    }
+
+    #[test]
+    fn the_name_in_front_is_not_the_sessions() {
+        let list = [&[0][..], &vector16(b"front.example")].concat();
+        let name = || extension(SERVER_NAME, &vector16(&list));
+        for (kind, is_kept) in [(0, false), (1, true)] {
+            let encrypted = extension(ENCRYPTED_CLIENT_HELLO, &[kind]);
+            let hello = message(&[1], &[name(), encrypted]);
+            let hello = ClientHello::parse(&hello).unwrap();
+            assert_eq!(hello.sni.is_some(), is_kept);
+            assert!(hello.ja4.starts_with("t12d0102"), "{}", hello.ja4);
         }
     }
 

@@ -261,6 +261,33 @@ fn a_replayed_hello_never_binds_another_session() {
     }
 }
 
+/// A library that goes on with the hello inside an Encrypted Client Hello (RFC 9849), and tells of that, or of none: the
+/// answer is anybody's who has seen it, so alone it shows nothing.
+#[test]
+fn by_the_answer_alone_nothing_is_bound() {
+    for client_random in [Some([99; 32]), None] {
+        for is_first in [true, false] {
+            let mut bench = Bench::capturing();
+            let own = Told::local(&[tuple(1)]);
+            bench.mapper.ask_networks(Box::new(own));
+            let shown = hellos(1, tuple(1));
+            if is_first {
+                shown.iter().for_each(|fact| bench.shows(fact.clone()));
+            }
+            let inner = Meta {
+                client_random,
+                ..done(1, Role::Server)
+            };
+            bench.open(1, 1, inner);
+            shown.into_iter().for_each(|fact| bench.shows(fact));
+            bench.at(500);
+            let info = &bench.checker.only().info;
+            assert_eq!(info.binding, Binding::Placeholder);
+            assert_eq!((&info.sni, &info.ja4), (&None, &None));
+        }
+    }
+}
+
 /// Somebody makes a server answer another's hello, says what it says under that one's eyes, and is gone before anybody
 /// looks: the other connection, which is alive, isn't the one.
 #[test]
