@@ -13,7 +13,8 @@
  *
  *   carried WAY key FILE                                  makes a key, with its configuration
  *   … STEP  1.3-grease; 1.3-ech=FILE, which comes again with what the server says if that has another key
- *   … server CERT KEY ADDRESS:PORT GROUP COUNT FILE       with this key; says which hellos it has opened
+ *   … server CERT KEY ADDRESS:PORT GROUP COUNT FILE [early]  with this key; says which hellos it has opened, and who has sent
+ *                                                        0-RTT data, where it takes that
  */
 #include <arpa/inet.h>
 #include <openssl/err.h>
@@ -135,15 +136,26 @@ static void say(SSL *ssl)
     good(ssl, SSL_write(ssl, TEXT, strlen(TEXT)));
 }
 
+static char text[sizeof TEXT];
+static size_t heard;
+
+/* What a client says before it has heard anything, where this server takes that (0-RTT). */
+static void hear_early(SSL *ssl)
+{
+    size_t count;
+
+    while (SSL_read_early_data(ssl, text + heard, sizeof text - 1 - heard, &count) == SSL_READ_EARLY_DATA_SUCCESS)
+        heard += count;
+}
+
 static void hear(SSL *ssl)
 {
-    char text[sizeof TEXT] = "";
-
-    for (size_t heard = 0; heard < strlen(TEXT);) {
+    while (heard < strlen(TEXT)) {
         int count = SSL_read(ssl, text + heard, strlen(TEXT) - heard);
         good(ssl, count);
         heard += count;
     }
+    text[heard] = 0;
     MUST(strcmp(text, TEXT) == 0);
 }
 
@@ -169,7 +181,9 @@ static int talk(SSL *ssl, const char *way, int socket_fd, int port, unsigned cha
         BIO *bio = own_bio(fd);
         SSL_set_bio(ssl, bio, bio);
     }
-    hellos = 0;
+    hellos = heard = 0;
+    if (SSL_is_server(ssl) && SSL_get_max_early_data(ssl) > 0)
+        hear_early(ssl);
     result = SSL_do_handshake(ssl);
     if (result <= 0 && is_rejected(ssl, told, length)) {
         printf("%d Rejected\n", port);
@@ -187,7 +201,8 @@ static int talk(SSL *ssl, const char *way, int socket_fd, int port, unsigned cha
             hear_end(ssl);
         }
         const char *how = SSL_session_reused(ssl) ? "Resumed" : "Full";
-        printf("%d %s%s%s\n", port, how, hellos > 1 ? "WithHelloRetryRequest" : "", opened(ssl));
+        const char *early = SSL_get_early_data_status(ssl) == SSL_EARLY_DATA_ACCEPTED ? " early" : "";
+        printf("%d %s%s%s%s\n", port, how, hellos > 1 ? "WithHelloRetryRequest" : "", opened(ssl), early);
     }
     fflush(stdout);
     SSL_free(ssl);
@@ -273,8 +288,11 @@ static int server(const char *way, char **words)
     MUST(SSL_CTX_use_PrivateKey_file(context, words[1], SSL_FILETYPE_PEM) == 1);
     if (strcmp(words[3], "any") != 0)
         MUST(SSL_CTX_set1_groups_list(context, words[3]) == 1);
-    if (words[5] != NULL)
+    if (words[5] != NULL) {
         use_key(context, words[5]);
+        if (words[6] != NULL)
+            MUST(SSL_CTX_set_max_early_data(context, 16384) == 1);
+    }
     MUST(SSL_CTX_set_session_id_context(context, (const unsigned char *)"carried", 7) == 1);
     SSL_CTX_set_msg_callback(context, count_hellos);
     MUST(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0);

@@ -76,8 +76,8 @@ pub struct Talk<'a> {
     pub steps: &'a [&'a str],
     /// How many connections that makes.
     pub connections: usize,
-    /// The file of the server's key for Encrypted Client Hello.
-    pub key: Option<&'a Path>,
+    /// What else the server is told: the file of its key for Encrypted Client Hello; `early`: to take 0-RTT data.
+    pub more: &'a [&'a str],
 }
 
 /// What was said.
@@ -180,7 +180,7 @@ impl Serving {
         command.arg("server").arg(place.path("cert.pem"));
         command.arg(place.path("key.pem")).arg(address.to_string());
         command.args([talk.group, &talk.connections.to_string()]);
-        command.args(talk.key);
+        command.args(talk.more);
         let mut process = Process::start(command.stdout(Stdio::piped()));
         let mut lines = BufReader::new(process.stdout().expect("a pipe")).lines();
         let first = lines.next().expect("a line").expect("text");

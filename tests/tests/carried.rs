@@ -35,7 +35,7 @@ fn talk(client: End, server: End, group: &str, steps: &[&str]) {
         group,
         steps,
         connections: steps.len(),
-        key: None,
+        more: &[],
     };
     let heard = talk.heard(&place);
     let [said, answered] = &heard.lines;

@@ -11,6 +11,7 @@ use mirror_tests::native::{compile_gnu, source};
 use mirror_tests::place::Place;
 use mirror_tests::process::stdout_of;
 use mirror_tests::sslcollector::beside;
+use mirror_tests::streams::Flow;
 
 /// OpenSSL 4.0's program, and the patched library's directory.
 struct Openssl {
@@ -82,6 +83,12 @@ fn judge(heard: &Heard, what: &str) {
     }
 }
 
+/// The flows' ids.
+fn ids(flows: &[Flow]) -> Vec<&str> {
+    let ids = flows.iter().map(|flow| word(flow, "flow"));
+    ids.map(|id| id.expect("an id")).collect()
+}
+
 /// How each connection began, as the server says.
 fn how(heard: &Heard) -> Vec<&str> {
     let lines = heard.lines[1].iter();
@@ -102,7 +109,7 @@ fn both_ends_are_found_and_known_as_one() {
             group,
             steps: &[&encrypted, &encrypted, "1.3-grease", "1.3"],
             connections: 4,
-            key: Some(Path::new(&key)),
+            more: &[&key],
         };
         let heard = talk.heard(&place);
         judge(&heard, group);
@@ -132,7 +139,7 @@ fn a_client_that_is_rejected_comes_again_and_is_found() {
         group: "any",
         steps: &[&old],
         connections: 2,
-        key: Some(Path::new(&key)),
+        more: &[&key],
     };
     let heard = talk.heard(&place);
     assert_eq!(how(&heard), ["Rejected", "Full opened"]);
@@ -154,7 +161,7 @@ fn rustls_is_found_in_each_way() {
                 group,
                 steps: &[&encrypted, &encrypted, "1.3-grease"],
                 connections: 3,
-                key: Some(Path::new(&key)),
+                more: &[&key],
             };
             let heard = talk.heard(&place);
             assert_eq!(heard.flows[0].len(), 3, "{way} {group}");
@@ -163,5 +170,34 @@ fn rustls_is_found_in_each_way() {
             let opened = format!("{full} opened");
             assert_eq!(how(&heard), [&opened, "Resumed opened", &full], "{way}");
         }
+    }
+}
+
+/// Text that was said when nobody had answered the hello.
+#[test]
+fn rustls_with_early_data_is_found() {
+    let place = Place::new(&[]);
+    let openssl = Openssl::new(&place);
+    let key = openssl.key(&place, "ech.pem");
+    let early = format!("1.3-early={key}");
+    for way in ["stream", "install"] {
+        let talk = Talk {
+            client: openssl.mirrors(End::new(&beside("carried"), way)),
+            server: openssl.mirrored(),
+            group: "any",
+            steps: &[&early, &early],
+            connections: 2,
+            more: &[&key, "early"],
+        };
+        let heard = talk.heard(&place);
+        assert_eq!(
+            how(&heard),
+            ["Full opened", "Resumed opened early"],
+            "{way}"
+        );
+        assert_eq!(heard.flows.each_ref().map(Vec::len), [2, 2], "{way}");
+        judge(&heard, way);
+        let [client, server] = heard.flows.each_ref().map(|flows| ids(flows));
+        assert_eq!(client, server, "{way}");
     }
 }

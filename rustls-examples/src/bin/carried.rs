@@ -8,7 +8,8 @@
 //! ```text
 //! carried WAY client ROOTS ADDRESS STEP…          a connection for each step; the same one again resumes its session:
 //!                                                  1.3, 1.2-id, 1.2-ticket, 1.3-grease, 1.3-ech=FILE (RFC 9849: with
-//!                                                  what looks like an Encrypted Client Hello, with one by that file)
+//!                                                  what looks like an Encrypted Client Hello, with one by that file),
+//!                                                  1.3-early=FILE (that, and with 0-RTT data)
 //! carried WAY server CERT KEY ADDRESS GROUP COUNT  so many connections, of this group (any: those of the provider)
 //!
 //! WAY  stream   rustls_mirror::StreamOwned over two pipes
@@ -41,6 +42,7 @@ use tokio::task::JoinHandle as Task;
 
 const TEXT: &[u8] = b"carried by somebody else\n";
 const NAME: &str = "mirror.test";
+const REFUSED: &str = "0-RTT data was refused";
 /// What is carried at a time: so little that hellos come in pieces.
 const PIPE_BYTES: usize = 512;
 
@@ -116,7 +118,7 @@ fn client_config(trusted: &str, step: &str) -> anyhow::Result<ClientConfig> {
             let grease = EchGreaseConfig::new(MANDATORY, key);
             (builder.with_ech(grease.into()), Tls12Resumption::Disabled)
         }
-        ("1.3-ech", file) => {
+        ("1.3-ech" | "1.3-early", file) => {
             let configs = EchConfigListBytes::from_pem_file(file);
             let configs = configs.map_err(|error| anyhow!("{file}: {error}"))?;
             let config = EchConfig::new(configs, &[MANDATORY])?;
@@ -127,6 +129,7 @@ fn client_config(trusted: &str, step: &str) -> anyhow::Result<ClientConfig> {
     let mut config = builder?
         .with_root_certificates(roots(trusted)?)
         .with_no_client_auth();
+    config.enable_early_data = step.starts_with("1.3-early");
     config.resumption = Resumption::in_memory_sessions(8).tls12_resumption(resumption);
     Ok(config)
 }
@@ -169,16 +172,24 @@ impl Carrier<'_> {
         let name = ServerName::try_from(NAME)?;
         match self.way {
             "stream" => {
-                let connection = rustls_mirror::ClientConnection::new(config, name)?;
+                let mut connection = rustls_mirror::ClientConnection::new(config, name)?;
+                let early = ahead(connection.early_data())?;
                 let mut stream = rustls_mirror::StreamOwned::new(connection, Pipes::new(socket)?);
-                ask(&mut stream, |stream| stream.conn.send_close_notify())?;
+                ask(&mut stream, early, |stream| {
+                    stream.conn.send_close_notify();
+                })?;
+                ensure!(early == stream.conn.is_early_data_accepted(), REFUSED);
                 stream.sock.end();
                 Ok(stream.conn.handshake_kind())
             }
             "install" => {
-                let connection = rustls::ClientConnection::new(config, name)?;
+                let mut connection = rustls::ClientConnection::new(config, name)?;
+                let early = ahead(connection.early_data())?;
                 let mut stream = rustls::StreamOwned::new(connection, Pipes::new(socket)?);
-                ask(&mut stream, |stream| stream.conn.send_close_notify())?;
+                ask(&mut stream, early, |stream| {
+                    stream.conn.send_close_notify();
+                })?;
+                ensure!(early == stream.conn.is_early_data_accepted(), REFUSED);
                 stream.sock.end();
                 Ok(stream.conn.handshake_kind())
             }
@@ -239,8 +250,19 @@ impl Carrier<'_> {
     }
 }
 
-fn ask<S: Read + Write>(stream: &mut S, close: impl Fn(&mut S)) -> anyhow::Result<()> {
-    stream.write_all(TEXT)?;
+/// Says it as 0-RTT data, where that may be sent.
+fn ahead(early: Option<impl Write>) -> io::Result<bool> {
+    let Some(mut early) = early else {
+        return Ok(false);
+    };
+    early.write_all(TEXT)?;
+    Ok(true)
+}
+
+fn ask<S: Read + Write>(stream: &mut S, early: bool, close: impl Fn(&mut S)) -> anyhow::Result<()> {
+    if !early {
+        stream.write_all(TEXT)?;
+    }
     let mut answer = vec![0; TEXT.len()];
     stream.read_exact(&mut answer)?;
     ensure!(answer == TEXT, "another answer");
