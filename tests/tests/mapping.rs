@@ -1,18 +1,21 @@
 //! Sessions whose library has no socket are found on the wire, whatever way their hellos take: the addresses are
 //! those that the program's own socket had, the fingerprint is Suricata's.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use mirror_tests::bio::{bound, client, data, fingerprints, is_over, mirrored, server, word};
+use mirror_tests::bio::{Held, bound, client, data, fingerprints, is_over, mirrored, server, word};
 use mirror_tests::client::PYTHON;
 use mirror_tests::footprint::Footprint;
-use mirror_tests::network::{HOST, Listener, Network, PEER, enter_new_namespace, ip};
+use mirror_tests::network::{HOST, Listener, Namespace, Network, PEER, enter_new_namespace, ip};
 use mirror_tests::place::Place;
 use mirror_tests::process::{output_of, until};
 use mirror_tests::reader::Capture;
 use mirror_tests::service::Agent;
 use mirror_tests::streams::flows;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 /// A client's hello in every way.
 #[test]
@@ -120,6 +123,80 @@ fn a_storm_of_hellos_takes_bounded_memory_and_hides_nobody() {
     assert!(first < before + MOST_KB, "{before}, then {first} KiB");
     assert!(last < first + NO_MORE_KB, "{first}, then {last} KiB");
     agent.end_well();
+}
+
+/// Two networks beside one another, each with a client and a server that have the addresses and ports of the other's, at the
+/// same time: who watches both sees one tuple, and two handshakes.
+#[test]
+fn the_same_addresses_in_two_networks_are_two_sessions() {
+    const ENDS: [[&str; 2]; 2] = [["10.8.0.1", "10.8.0.2"], ["fd08::1", "fd08::2"]];
+    enter_new_namespace();
+    let networks = ["one", "two"].map(|name| {
+        ip(&format!("link add {name} type bridge forward_delay 0"));
+        ip(&format!("link set {name} up"));
+        [0, 1].map(|end| {
+            let namespace = Namespace::new();
+            let (port, id) = (format!("{name}{end}"), namespace.id());
+            ip(&format!(
+                "link add {port} type veth peer name eth0 netns {id}"
+            ));
+            ip(&format!("link set {port} up master {name}"));
+            namespace.ip("link set eth0 up");
+            namespace.ip(&format!("addr add dev eth0 {}/24", ENDS[0][end]));
+            namespace.ip(&format!("addr add dev eth0 {}/64 nodad", ENDS[1][end]));
+            let range = "echo 50000 50000 >/proc/sys/net/ipv4/ip_local_port_range";
+            output_of(namespace.command("sh").args(["-c", range]));
+            namespace
+        })
+    });
+    for [client, server_address] in ENDS {
+        let place = Place::new(&[]);
+        let log = place.path("sessions.jsonl");
+        let log_name = log.display().to_string();
+        let agent = Agent::sending(&place, &["-I", "any", "--log", &log_name]);
+        let address = server_address.parse().expect("an address");
+        let talks = networks.each_ref().map(|[inside, outside]| {
+            let (served, port) = server(outside.command(PYTHON), &place, address, 1, "asyncio");
+            let mut python = inside.command(PYTHON);
+            agent.prepare(&mut python);
+            (served, port, Held::start(python, address, port, &[]))
+        });
+        let mut expected = Vec::new();
+        for ((mut served, port, held), [inside, _]) in talks.into_iter().zip(&networks) {
+            let network = fs::metadata(format!("/proc/{}/ns/net", inside.id()));
+            let network = network.expect("a namespace").ino();
+            expected.push(json!([
+                "wire",
+                client,
+                held.told[0].0,
+                server_address,
+                port,
+                network
+            ]));
+            held.end();
+            assert!(served.wait().success());
+        }
+        assert_eq!(
+            expected[0].as_array().map(|it| &it[..5]),
+            expected[1].as_array().map(|it| &it[..5])
+        );
+        let said = agent.end_well();
+        let lines = fs::read_to_string(log).expect("a log");
+        let lines = lines.lines().map(|line| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let [bound, from, port] = ["bound", "src_ip", "src_port"].map(|key| &line[key]);
+            let [to, at, network] = [
+                &line["dest_ip"],
+                &line["dest_port"],
+                &line["process"]["netns"],
+            ];
+            json!([bound, from, port, to, at, network])
+        });
+        let mut told: Vec<_> = lines.collect();
+        told.sort_by_key(Value::to_string);
+        expected.sort_by_key(Value::to_string);
+        assert_eq!(told, expected, "{said}");
+    }
 }
 
 /// An agent goes on without it, and its report says what that means.
