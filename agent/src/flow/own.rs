@@ -16,7 +16,7 @@ pub trait Networks: std::fmt::Debug {
     /// Those of these connections whose end on the process's side is an address of its network. `None`: nobody can say.
     fn local(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Option<Vec<Tuple>>;
 
-    /// Those of these that a socket has there. None: no socket has, or nobody can say.
+    /// Those of these that a socket has there. None: no socket has, nobody can say, or it takes too long to look.
     fn connected(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple>;
 }
 
@@ -25,6 +25,30 @@ pub trait Networks: std::fmt::Debug {
 pub struct ProcNetworks {
     /// By the network namespace.
     known: RefCell<BoundedMap<u64, Known>>,
+    /// For tables of sockets.
+    budget: RefCell<Budget>,
+}
+
+/// Time to spend: a table of sockets may be long, and whoever repeats handshakes on the wire has it looked at.
+#[derive(Debug)]
+struct Budget {
+    /// Up to then it is spent.
+    until: Instant,
+}
+
+impl Budget {
+    /// So much of it may be spent before it has passed,
+    const AHEAD: Duration = Duration::from_millis(500);
+    /// at this price.
+    const PRICE: u32 = 5;
+
+    fn has_some(&self, now: Instant) -> bool {
+        self.until < now + Self::AHEAD
+    }
+
+    fn spend(&mut self, time: Duration, now: Instant) {
+        self.until = self.until.max(now) + time * Self::PRICE;
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +68,9 @@ impl Default for ProcNetworks {
     fn default() -> Self {
         Self {
             known: RefCell::new(BoundedMap::new(NAMESPACES)),
+            budget: RefCell::new(Budget {
+                until: Instant::now(),
+            }),
         }
     }
 }
@@ -79,6 +106,11 @@ impl Networks for ProcNetworks {
 
     fn connected(&self, process: &ProcessInfo, role: Role, tuples: &[Tuple]) -> Vec<Tuple> {
         let mut own = Vec::new();
+        let begin = Instant::now();
+        let mut budget = self.budget.borrow_mut();
+        if !budget.has_some(begin) {
+            return own;
+        }
         let tables = ["tcp", "tcp6"].map(|table| lines(process, table));
         let lines = tables.into_iter().flatten().flatten();
         for (local, remote) in lines.filter_map(|line| ends_of(&line)) {
@@ -91,6 +123,7 @@ impl Networks for ProcNetworks {
                 own.push(tuple);
             }
         }
+        budget.spend(begin.elapsed(), begin);
         own
     }
 }
@@ -159,6 +192,32 @@ mod tests {
             }
             assert_eq!(local(&nobody, Role::Server), None);
         }
+    }
+
+    #[test]
+    fn who_looks_without_end_has_a_fifth_of_the_time() {
+        let begin = Instant::now();
+        let mut budget = Budget { until: begin };
+        let (mut now, mut spent) = (begin, Duration::ZERO);
+        let look = Duration::from_millis(30);
+        while now < begin + Duration::from_secs(10) {
+            // Nobody waits between two looks but where there is nothing left.
+            now += match budget.has_some(now) {
+                true => {
+                    budget.spend(look, now);
+                    spent += look;
+                    look
+                }
+                false => Duration::from_millis(1),
+            };
+        }
+        let fifth = Duration::from_secs(2);
+        let ahead = Budget::AHEAD / Budget::PRICE;
+        assert!(spent >= fifth && spent <= fifth + ahead + look, "{spent:?}");
+        // Who has looked at nothing for long has no more than at the beginning.
+        now += Duration::from_secs(100);
+        budget.spend(ahead, now);
+        assert!(!budget.has_some(now));
     }
 
     /// Anybody can have a server show one.
