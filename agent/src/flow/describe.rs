@@ -133,8 +133,8 @@ impl Mapper {
     /// Doubts addresses that the wire shows of a session which begins, if they are another's connection.
     pub(super) fn doubt_shown(&mut self, session: &mut Session, is_over: bool) {
         // Its connection may have ended when the kernel was asked, as one that it names may have.
-        session.is_anothers = session.is_anothers.filter(|_| !is_over);
         if is_over || session.known.tuple().is_some() || session.found().is_some() {
+            session.is_anothers = None;
             return;
         }
         let shown = self.on_wire(session);

@@ -225,6 +225,22 @@ fn who_names_anothers_randoms_does_not_get_its_addresses() {
     }
 }
 
+/// What a process tells of its own comes before what the wire shows, also where that was looked at already.
+#[test]
+fn who_tells_addresses_after_all_has_these() {
+    let (mut bench, _) = bench(true, live(COOKIE, 4));
+    bench.open(1, 0, done(0, Role::Server));
+    bench.wire(0, tuple(0));
+    assert!(bench.checker.order.is_empty(), "in doubt");
+    bench.update(1, 0, telling(0, 1));
+    let info = &bench.checker.only().info;
+    assert_eq!((info.tuple, info.binding), (tuple(1), Binding::Told));
+    let mut other = Bench::capturing();
+    other.open(1, 0, done(0, Role::Server));
+    other.wire(0, tuple(0));
+    assert_eq!(info.id, other.checker.only().info.id);
+}
+
 #[test]
 fn what_the_wire_shows_is_anothers_only_where_that_is_certain() {
     for (answer, held) in [
