@@ -11,6 +11,7 @@ use mirror_tests::place::Place;
 use mirror_tests::process::{Process, output_of};
 use mirror_tests::streams::Flow;
 
+const COUNT: usize = 5000;
 const AT_ONCE: usize = 200;
 /// Each of them carries many connections, one after the other.
 const PORTS: &str = "50000 50299";
@@ -54,7 +55,6 @@ fn assert_all_right(flows: &[Flow], place: &Place, server: (IpAddr, u16), count:
 
 #[test]
 fn short_connections_of_a_client() {
-    const COUNT: usize = 5000;
     let network = Network::new();
     let place = Place::new(&[]);
     few_ports(Command::new("sh"));
@@ -69,7 +69,6 @@ fn short_connections_of_a_client() {
 
 #[test]
 fn short_connections_of_a_server() {
-    const COUNT: usize = 2500;
     let network = Network::new();
     let place = Place::new(&[]);
     few_ports(network.in_peer("sh"));
