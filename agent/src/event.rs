@@ -11,7 +11,7 @@ mod facts;
 
 use std::sync::Arc;
 
-use mirror_hook::event::{CloseReason, Direction, Meta, Role};
+use mirror_hook::event::{CloseReason, Direction, LookPart, Meta, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Policy;
@@ -80,6 +80,11 @@ pub enum SessionChange<'a> {
     Update {
         /// What is known now; replaces what was.
         meta: &'a Meta<'a>,
+    },
+    /// What its process's connections have carried by then.
+    Look {
+        /// A part of that.
+        part: &'a LookPart<'a>,
     },
     /// Clear text passed.
     Data {

@@ -43,25 +43,32 @@ impl Exit {
     }
 }
 
+/// What a program is told that is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// Where the agent listens.
+    pub(crate) socket: &'a Path,
+    /// Size of the ring that it may count on: what it says before the agent has looked is whole, too.
+    pub(crate) ring_bytes: u64,
+    /// How long its calls may wait where that is full, in milliseconds.
+    pub(crate) wait_ms: u32,
+    /// It has them from its first connection on.
+    pub(crate) filters: &'a Filters,
+    /// The agent doesn't see the wire.
+    pub(crate) tell_sockets: bool,
+    /// Its standard output goes where ours for errors goes.
+    pub(crate) stdout_to_stderr: bool,
+}
+
 impl Running {
-    /// Starts `program` so that it loads the patched library (where there is one), asks at `socket`, and counts on a ring of
-    /// `ring_bytes`: what it says before the agent has looked is whole, too. Where that is full, its calls
-    /// may wait `wait_ms` milliseconds. It is told the `filters` from its first connection on. With `stdout_to_stderr`
-    /// its standard output goes where ours for errors goes.
+    /// Starts `program` so that it loads the patched library (where there is one), on these terms.
     ///
     /// This process becomes the reaper of all descendants: they stay in its tree also when their
     /// parents end first, which is how the agent knows them as its own.
     ///
     /// # Errors
     /// The program can't be started; says why.
-    pub(crate) fn start(
-        program: &Program,
-        socket: &Path,
-        ring_bytes: u64,
-        wait_ms: u32,
-        filters: &Filters,
-        stdout_to_stderr: bool,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start(program: &Program, terms: &Terms<'_>) -> anyhow::Result<Self> {
         let [name, arguments @ ..] = program.words.as_slice() else {
             return Err(anyhow!("no program to run"));
         };
@@ -71,21 +78,25 @@ impl Running {
         let mut command = Command::new(name);
         command
             .args(arguments)
-            .env("SSLCOLLECTOR_SOCKET", socket)
+            .env("SSLCOLLECTOR_SOCKET", terms.socket)
             .env("SSLCOLLECTOR_AGENT_UID", uid.to_string())
-            .env("SSLCOLLECTOR_RING_BYTES", ring_bytes.to_string())
-            .env("SSLCOLLECTOR_WAIT_MS", wait_ms.to_string())
+            .env("SSLCOLLECTOR_RING_BYTES", terms.ring_bytes.to_string())
+            .env("SSLCOLLECTOR_WAIT_MS", terms.wait_ms.to_string())
             // Not those of a run around this one.
             .env_remove("SSLCOLLECTOR_POLICY")
+            .env_remove("SSLCOLLECTOR_TELL_SOCKETS")
             .arg0(name);
         if let Some(dir) = &program.library_dir {
             command.env("LD_LIBRARY_PATH", library_path(dir));
         }
-        if !filters.is_empty() {
-            let policy = filters.until_answered().context("too many filters")?;
+        if terms.tell_sockets {
+            command.env("SSLCOLLECTOR_TELL_SOCKETS", "1");
+        }
+        if !terms.filters.is_empty() {
+            let policy = terms.filters.until_answered().context("too many filters")?;
             command.env("SSLCOLLECTOR_POLICY", hex(&policy));
         }
-        if stdout_to_stderr {
+        if terms.stdout_to_stderr {
             let stderr = io::stderr().as_fd().try_clone_to_owned();
             command.stdout(Stdio::from(
                 stderr.context("can't duplicate standard error")?,
@@ -194,16 +205,15 @@ mod tests {
             words: vec!["no-such-program".into()],
             library_dir: Some("/x".into()),
         };
-        let error = Running::start(
-            &program,
-            Path::new("/x"),
-            1 << 20,
-            0,
-            &Filters::default(),
-            false,
-        )
-        .unwrap_err()
-        .to_string();
+        let terms = Terms {
+            socket: Path::new("/x"),
+            ring_bytes: 1 << 20,
+            wait_ms: 0,
+            filters: &Filters::default(),
+            tell_sockets: false,
+            stdout_to_stderr: false,
+        };
+        let error = Running::start(&program, &terms).unwrap_err().to_string();
         assert_eq!(
             error,
             "can't run no-such-program: no program of that name in PATH"

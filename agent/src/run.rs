@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use crate::column::{Broken, Column, Shown, open_log};
 use crate::config::{LogChoice, Mode, OutputChoice, Settings, WatchChoice};
 use crate::diagnosis::diagnose;
-use crate::launch::{Exit, Running};
+use crate::launch::{Exit, Running, Terms};
 use crate::place::Place;
 use crate::privileges::Privileges;
 use crate::report::Counts;
@@ -143,14 +143,15 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
                     "standard output carries the {what}: what the program prints there goes to standard error"
                 ));
             }
-            let running = Running::start(
-                program,
-                place.socket(),
-                settings.ring_bytes,
-                settings.wait_ms,
-                &settings.filters,
-                stdout.is_some(),
-            )?;
+            let terms = Terms {
+                socket: place.socket(),
+                ring_bytes: settings.ring_bytes,
+                wait_ms: settings.wait_ms,
+                filters: &settings.filters,
+                tell_sockets: agent.capture.is_none(),
+                stdout_to_stderr: stdout.is_some(),
+            };
+            let running = Running::start(program, &terms)?;
             (
                 agent.accompany(running, &mut signals)?.code(),
                 Some(program),

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::AttachMessage;
-use mirror_hook::event::{Body, Role};
+use mirror_hook::event::{Body, LookPart, LookWriter, Role};
 use mirror_hook::filter::{Facts, Verdict, decide};
 use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, MAX_PAYLOAD, control, padded};
 use mirror_hook::ring::{Consumer, HeapMemory, Memory, Next, RecordBuffer, RingError};
@@ -145,6 +145,16 @@ fn body_of(kind: u8, flags: u8, bytes: &[u8]) {
             assert_eq!(text, &bytes[8..]);
         }
         Ok(Body::Lost { from, to, .. }) => assert!(from < to),
+        Ok(Body::Look(part)) => {
+            let mut writer = LookWriter::new(part.began_ns);
+            for connection in part.connections() {
+                assert!(!writer.is_full());
+                writer.push(&connection);
+            }
+            let again = writer.part(part.last);
+            let again = LookPart::parse(again).expect("what was written");
+            assert!(again.connections().eq(part.connections()));
+        }
         Ok(Body::Close { .. }) | Err(_) => {}
     }
 }

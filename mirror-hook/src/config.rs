@@ -9,6 +9,7 @@
 //! | `SSLCOLLECTOR_POLICY=HEX` | the agent's filters (`sslcollector run` tells them): a [policy](crate::filter) in hexadecimal, which holds until the agent has answered |
 //! | `SSLCOLLECTOR_RING_BYTES` | the agent has promised rings of this size (`sslcollector run` does): all of a ring is used at once, before the agent has answered; its pages are the process's own |
 //! | `SSLCOLLECTOR_WAIT_MS` | with the promise: a call that finds the ring full may wait this long (`sslcollector run --on-full wait:MS`); never longer than the agent says in the ring |
+//! | `SSLCOLLECTOR_TELL_SOCKETS=1` | the agent can't see the wire (`sslcollector run` says so): tell it a few times a connection what the process's connections have carried, where the TLS library has no socket |
 //!
 //! Off means: no call but getenv. That is because of seccomp: whether a filter lets a call pass
 //! can't be found out without making it, and some filters answer with death. So only processes
@@ -45,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) wait_ms: u32,
     /// Policy that holds until the agent has answered; empty: none.
     pub(crate) policy: Box<[u8]>,
+    /// The agent wants to know what the process's connections carry.
+    pub(crate) tells_sockets: bool,
 }
 
 impl Settings {
@@ -79,6 +82,7 @@ impl Settings {
             promised_bytes,
             wait_ms,
             policy: variable("SSLCOLLECTOR_POLICY").map_or_else(Box::default, policy),
+            tells_sockets: variable("SSLCOLLECTOR_TELL_SOCKETS").is_some_and(|value| value == "1"),
         })
     }
 }
@@ -150,6 +154,19 @@ mod tests {
         assert_eq!(own.abstract_name.abstract_name(), Some(&b"/tmp/a"[..]));
         assert_eq!(own.agent_uid, Some(1000));
         assert_eq!(own.promised_bytes, None);
+    }
+
+    #[test]
+    fn sockets_are_told_only_where_that_is_asked_for() {
+        let tells = |variables: &[(&str, &str)]| {
+            let enabled = ("SSLCOLLECTOR_ENABLE", "1");
+            settings(&[&[enabled], variables].concat())
+                .unwrap()
+                .tells_sockets
+        };
+        assert!(tells(&[("SSLCOLLECTOR_TELL_SOCKETS", "1")]));
+        assert!(!tells(&[]));
+        assert!(!tells(&[("SSLCOLLECTOR_TELL_SOCKETS", "0")]));
     }
 
     #[test]

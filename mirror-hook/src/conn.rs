@@ -8,6 +8,7 @@ use crate::event::{
 use crate::guard::{guarded, guarded_apart};
 use crate::hook::{Info, Mirror};
 use crate::layout::control;
+use crate::look;
 use crate::process::{self, Ring};
 use crate::records::{Place, write_close, write_open, write_update};
 use crate::ring::ClosedConnection;
@@ -26,7 +27,9 @@ pub struct Conn {
     sent: u64,
     received: u64,
     flags: u64,
-    reserved: [u64; 3],
+    /// What looks at the process's sockets have cost so far, of `LOOKS`.
+    looks: u64,
+    reserved: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Conn>() == 64);
@@ -49,6 +52,13 @@ const UNANSWERED: u64 = 1 << 7;
 const INCOMPLETE: u64 = 1 << 8;
 /// It stands in the counter of excluded sessions.
 const COUNTED: u64 = 1 << 9;
+/// What looks at the process's sockets may cost for one connection: there are enough calls for them from the end of its handshake
+/// to its first response. Behind that, looks from outside do.
+const LOOKS: u64 = 6;
+/// What one costs …
+const LOOK: u64 = 1;
+/// … that found one socket alone where the connection stands: two of them say whose it is.
+const LONE_LOOK: u64 = 3;
 /// What a decision leaves; all of it is about one ring.
 const DECISION: u64 = EXCLUDED | UNANSWERED | INCOMPLETE | COUNTED;
 
@@ -65,7 +75,8 @@ impl Conn {
             sent: 0,
             received: 0,
             flags: 0,
-            reserved: [0; 3],
+            looks: 0,
+            reserved: [0; 2],
         }
     }
 
@@ -225,6 +236,25 @@ impl Conn {
                 self.write_end(ring, reason);
             }
         }
+        self.look(ring, info);
+    }
+
+    /// Where its library has no socket: tells an agent that asks for it what those of the process have carried. Behind the
+    /// connection's own word.
+    fn look(&mut self, ring: &Ring, info: &Info<'_>) {
+        let meta = &info.meta;
+        let has_socket = info.socket.is_some() || meta.addresses.is_some();
+        if has_socket || self.looks >= LOOKS || !process::tells_sockets() {
+            return;
+        }
+        if let Some(own) = meta.wire_counts
+            && meta.transport == Transport::Tcp
+        {
+            self.looks += match look::tell(ring, self.connection, own) {
+                true => LONE_LOOK,
+                false => LOOK,
+            };
+        }
     }
 
     fn defer_open(&mut self, ring: &Ring) {
@@ -246,6 +276,7 @@ impl Conn {
         self.fill(info);
         if write_update(ring, self.connection, &info.meta) {
             self.flags &= !UPDATE_DEFERRED;
+            self.look(ring, info);
         } else {
             self.flags |= UPDATE_DEFERRED;
         }

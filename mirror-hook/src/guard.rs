@@ -47,7 +47,7 @@ pub(crate) fn silence_panics() {
     }));
 }
 
-fn errno() -> i32 {
+pub(crate) fn errno() -> i32 {
     // SAFETY: no precondition; the address is the calling thread's own.
     let address = unsafe { libc::__errno_location() };
     // SAFETY: valid and aligned for this thread, as above.

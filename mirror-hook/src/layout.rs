@@ -222,6 +222,7 @@ pub mod kind {
     pub const DATA: u8 = 3;
     pub const CLOSE: u8 = 4;
     pub const LOST: u8 = 5;
+    pub const LOOK: u8 = 6;
 }
 
 /// The DATA or LOST record speaks of the direction that the process receives.

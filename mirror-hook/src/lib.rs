@@ -11,6 +11,7 @@
 //! | [`ring`] | the ring's producer and consumer | both ends |
 //! | [`shm`], [`attach`] | the memory, and how it comes to the agent | both ends |
 //! | [`config`] | what the operator sets | people |
+//! | [`tcp`] | what the kernel counts of a connection | both ends |
 //! | [`mark`] | what tells that a program has all this in it | the agent |
 
 pub mod attach;
@@ -24,6 +25,7 @@ mod guard;
 pub mod hook;
 mod kernel;
 pub mod layout;
+mod look;
 pub mod mark;
 mod patience;
 mod process;
@@ -32,3 +34,4 @@ pub mod ring;
 pub mod shm;
 mod socket;
 mod sync;
+pub mod tcp;

@@ -141,6 +141,13 @@ pub(crate) fn now_ns() -> u64 {
     seconds.wrapping_mul(SECOND_NS).wrapping_add(nanoseconds)
 }
 
+/// Whether the agent wants to know what this process's connections carry.
+pub(crate) fn tells_sockets() -> bool {
+    SETTINGS
+        .get()
+        .is_some_and(|settings| settings.tells_sockets)
+}
+
 /// Reads the settings, once. `true`: the mirror is enabled.
 pub(crate) fn init() -> bool {
     let first = INIT

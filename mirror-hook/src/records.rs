@@ -91,6 +91,12 @@ pub(crate) fn write_update(ring: &Ring, connection: u64, meta: &Meta<'_>) -> boo
     )
 }
 
+/// Writes a part of a look; `false`: there is no room, or no agent.
+pub(crate) fn write_look(ring: &Ring, connection: u64, part: &[u8]) -> bool {
+    let record = record(kind::LOOK, connection, process::now_ns());
+    checked(ring.producer.write(record, &[part])).is_ok()
+}
+
 fn write_meta(
     ring: &Ring,
     fits: impl Fn() -> bool,

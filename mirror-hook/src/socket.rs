@@ -8,7 +8,11 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use rustix::io::Errno;
 use rustix::net::{getpeername, getsockname};
+
+use crate::guard::errno;
+use crate::tcp::TcpInfo;
 
 /// What a socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +38,7 @@ impl SocketFacts {
                 (own, netns.unwrap_or(0))
             }),
             clear_prefix_sent: wire_written
-                .and_then(|tls| written_to_tcp(socket)?.checked_sub(tls)),
+                .and_then(|tls| tcp_info(socket)?.put_in.checked_sub(tls)),
         }
     }
 }
@@ -49,7 +53,8 @@ pub(crate) fn is_one(write: BorrowedFd<'_>, read: BorrowedFd<'_>) -> bool {
     }
 }
 
-fn addresses(socket: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
+/// Local and peer address; IPv4-mapped ones as IPv4.
+pub(crate) fn addresses(socket: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
     let local = SocketAddr::try_from(getsockname(socket).ok()?).ok()?;
     let peer = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
     Some((canonical(local), canonical(peer)))
@@ -59,30 +64,29 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn cookie(socket: BorrowedFd<'_>, name: i32) -> Option<u64> {
+/// SO_COOKIE or SO_NETNS_COOKIE.
+pub(crate) fn cookie(socket: BorrowedFd<'_>, name: i32) -> Option<u64> {
     let mut value = [0; 8];
     (option(socket, libc::SOL_SOCKET, name, &mut value)? == 8).then(|| u64::from_ne_bytes(value))
 }
 
-/// Bytes that this side has ever put into the socket: tcpi_bytes_sent - tcpi_bytes_retrans +
-/// tcpi_notsent_bytes (linux/tcp.h; Linux 4.19 tells them all).
-fn written_to_tcp(socket: BorrowedFd<'_>) -> Option<u64> {
-    const NOTSENT_BYTES: usize = 144;
-    const BYTES_SENT: usize = 200;
-    const BYTES_RETRANS: usize = 208;
-    let mut info = [0; 216];
-    if option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)? < info.len() {
-        return None;
+/// What the kernel counts of a TCP connection.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
+    let mut info = [0; TcpInfo::BYTES];
+    let length = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    TcpInfo::parse(info.get(..length)?)
+}
+
+/// A socket option of SOL_SOCKET that is an int, which isn't negative.
+///
+/// # Errors
+/// The kernel's: EBADF, ENOTSOCK, or whatever keeps it from answering.
+pub(crate) fn number(socket: BorrowedFd<'_>, name: i32) -> Result<u32, Errno> {
+    let mut value = [0; 4];
+    match ask(socket, libc::SOL_SOCKET, name, &mut value)? {
+        4 => Ok(u32::from_ne_bytes(value)),
+        _ => Err(Errno::INVAL),
     }
-    let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
-    let not_sent = u32::from_ne_bytes(
-        info.get(NOTSENT_BYTES..NOTSENT_BYTES + 4)?
-            .try_into()
-            .ok()?,
-    );
-    long(BYTES_SENT)?
-        .checked_sub(long(BYTES_RETRANS)?)?
-        .checked_add(not_sent.into())
 }
 
 /// getsockopt(2); how many bytes of `out` the kernel filled.
@@ -92,7 +96,11 @@ pub(crate) fn option(
     name: i32,
     out: &mut [u8],
 ) -> Option<usize> {
-    let mut length = libc::socklen_t::try_from(out.len()).ok()?;
+    ask(socket, level, name, out).ok()
+}
+
+fn ask(socket: BorrowedFd<'_>, level: i32, name: i32, out: &mut [u8]) -> Result<usize, Errno> {
+    let mut length = libc::socklen_t::try_from(out.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: `out` is writable for `length` bytes, which the kernel doesn't exceed.
     let result = unsafe {
         libc::getsockopt(
@@ -103,7 +111,10 @@ pub(crate) fn option(
             &raw mut length,
         )
     };
-    (result == 0).then_some(usize::try_from(length).ok()?)
+    match result {
+        0 => usize::try_from(length).map_err(|_| Errno::INVAL),
+        _ => Err(Errno::from_raw_os_error(errno())),
+    }
 }
 
 #[cfg(test)]

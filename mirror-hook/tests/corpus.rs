@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use mirror_hook::attach::AttachMessage;
-use mirror_hook::event::{CloseReason, Meta, Role};
+use mirror_hook::event::{CarriedBy, CloseReason, LookWriter, Meta, Role};
 use mirror_hook::filter::{Action, End, Flow, Glob, NamePattern, Network, Process, Rule, encode};
 use mirror_hook::layout::{BOOTSTRAP_BYTES, CONTROL_BYTES, RecordWord, control, kind};
 use mirror_hook::ring::{HeapMemory, Memory, Producer, Record};
@@ -131,8 +131,28 @@ fn written() -> (Vec<(u8, Vec<u8>)>, Vec<u8>) {
     };
     let mut text = words(&[0]);
     text.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+    let mut look = LookWriter::new(999_000_000);
+    for (cookie, addresses) in [
+        (7, meta.addresses),
+        (8, None),
+        (
+            9,
+            Some((
+                "[2001:db8::1]:443".parse().unwrap(),
+                "[2001:db8::2]:50000".parse().unwrap(),
+            )),
+        ),
+    ] {
+        look.push(&CarriedBy {
+            cookie,
+            sent: 600,
+            received: 2000,
+            addresses,
+        });
+    }
     let bodies = vec![
         (kind::OPEN, open.clone()),
+        (kind::LOOK, look.part(true).to_vec()),
         (kind::UPDATE, open),
         (kind::DATA, text),
         (kind::LOST, words(&[18, 20])),

@@ -4,6 +4,9 @@
  *
  *     calls          prints "CALL STACK ERRNO": the bytes of stack that it took, and errno behind it, which was 77
  *     calls deny     the same, while a seccomp filter answers getsockopt(2) with an error
+ *     calls look     the same without a socket of its own: whoever is asked to looks for it among all
+ *     calls look late, calls look blind
+ *                    while, once it is mirrored, getsockopt(2) is answered so, or what tells how many descriptors there are
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -105,6 +108,14 @@ static void deny(unsigned int call)
     must(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "seccomp");
 }
 
+static int is_told(int argc, char **argv, const char *word)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], word) == 0)
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -117,7 +128,7 @@ int main(int argc, char **argv)
     };
     static char name[255];
     size_t empty, used;
-    int denied = argc > 1 && strcmp(argv[1], "deny") == 0, error;
+    int denied = is_told(argc, argv, "deny"), error;
 
     stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(stack != MAP_FAILED, "mmap");
@@ -126,7 +137,9 @@ int main(int argc, char **argv)
     info.flags = MIRROR_HOOK_HANDSHAKE_DONE;
     info.role = MIRROR_HOOK_CLIENT;
     info.read_fd = info.write_fd = connected_socket();
-    info.wire_read = info.wire_written = 1;
+    info.wire_read = info.wire_written = 0;
+    if (is_told(argc, argv, "look"))
+        info.read_fd = info.write_fd = -1;
     info.client_random = info.server_random = text;
     info.sni = name;
     info.alpn = (const uint8_t *)name;
@@ -140,6 +153,10 @@ int main(int argc, char **argv)
         printf("%s %zu %d\n", calls[i].name, used, error);
         /* Without an answer on who listens there the hook shows nobody anything. */
         must(is_mirrored() == !denied, "a ring");
+        if (i == 0 && is_told(argc, argv, "late"))
+            deny(SYS_getsockopt);
+        if (i == 0 && is_told(argc, argv, "blind"))
+            deny(SYS_pselect6);
     }
     return 0;
 }

@@ -22,6 +22,12 @@ const NOBODY: u32 = 65_534;
 /// A machine that is busy with something else may look too late.
 const TRIES: usize = 8;
 
+/// One connection, by HTTP/1.1.
+const CURL: [&str; 4] = ["curl", "-q", "-sSk", "--http1.1"];
+
+/// Connections at once.
+const FIFTY: usize = 50;
+
 /// What an ordinary user needs.
 struct User<'p> {
     place: &'p Place,
@@ -90,6 +96,92 @@ fn is_found(flow: &Flow, port: u16) -> bool {
     false
 }
 
+/// curl, asking for each of these on a connection of its own, with these options besides.
+fn fifty(nginx: &Nginx<'_>, sizes: &[usize], options: &[&str]) -> Vec<String> {
+    let parallel = ["--parallel", "--parallel-immediate", "--parallel-max", "50"];
+    let mut ask = words(&[&CURL[..], &parallel, options].concat());
+    for size in sizes {
+        let url = format!("https://127.0.0.1:{}/get/{size}", nginx.port);
+        ask.extend(words(&["-o", "/dev/null", &url]));
+    }
+    ask
+}
+
+/// Whichever are found are what nginx has logged since so many lines: the sizes that were asked for, and how many.
+fn judged(nginx: &Nginx<'_>, seen: &mut usize, flows: &[Flow]) -> (Vec<usize>, usize) {
+    let log = nginx.log();
+    let logged: HashMap<_, _> = log[*seen..]
+        .iter()
+        .map(|entry| (entry.port, entry))
+        .collect();
+    *seen = log.len();
+    let (mut asked, mut found) = (Vec::new(), 0);
+    for flow in flows {
+        let request = flow.request.whole().expect("the whole request");
+        let request = String::from_utf8_lossy(request);
+        let url = request.split(' ').nth(1).expect("a URL").to_owned();
+        let (_, size) = url.rsplit_once('/').expect("a size");
+        let size = size.parse().expect("a size");
+        let response = flow.response.whole().expect("the whole response");
+        assert!(response.ends_with(&content(size)), "{url}");
+        if is_found(flow, nginx.port) {
+            found += 1;
+            let entry = logged.get(&flow.client.port());
+            let entry = entry.expect("a port that nginx saw");
+            assert_eq!(entry.url, url, "{}", flow.comment);
+        }
+        asked.push(size);
+    }
+    asked.sort_unstable();
+    (asked, found)
+}
+
+/// What is over within milliseconds is found all the same: the process looks itself, where each handshake ends.
+#[test]
+fn each_of_ten_short_transfers_is_found() {
+    if without_root("only root can become an ordinary user") {
+        return;
+    }
+    let place = Place::new(&[1000]);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let user = User::new(&place);
+    for number in 0..10 {
+        let url = format!("https://127.0.0.1:{}/get/1000", nginx.port);
+        let ask = [&CURL[..], &["-o/dev/null", "-w", "%{local_port}\\n", &url]].concat();
+        let (port, flows) = user.mirrors(&format!("{number}.pcapng"), &words(&ask));
+        let [flow] = &flows[..] else {
+            panic!("{flows:?}");
+        };
+        assert!(is_found(flow, nginx.port), "{}", flow.comment);
+        assert_eq!(flow.client.port().to_string(), port.trim());
+    }
+    nginx.quit();
+}
+
+/// As fast as they go, with requests and responses of equal length.
+#[test]
+fn fifty_short_transfers_at_once_are_all_found() {
+    if without_root("only root can become an ordinary user") {
+        return;
+    }
+    let sizes: Vec<_> = (1000..1000 + FIFTY).collect();
+    let place = Place::new(&sizes);
+    let nginx = Nginx::new(&place);
+    nginx.start();
+    let user = User::new(&place);
+    let ask = fifty(&nginx, &sizes, &["-HConnection: close"]);
+    let mut seen = 0;
+    let all = (0..TRIES).any(|number| {
+        let (_, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
+        let (asked, found) = judged(&nginx, &mut seen, &flows);
+        assert_eq!(asked, sizes);
+        found == FIFTY
+    });
+    assert!(all, "they were never all found");
+    nginx.quit();
+}
+
 /// Many requests on one connection, at a pace: what is over at once can't be told from what has never been.
 #[test]
 fn an_ordinary_users_curl_has_its_own_addresses() {
@@ -137,71 +229,23 @@ fn an_ordinary_users_curl_has_its_own_addresses() {
 /// Fifty at once, to one server, with requests of equal length: whichever are found are what nginx has logged.
 #[test]
 fn none_of_fifty_connections_of_curl_has_anothers_addresses() {
-    const COUNT: usize = 50;
     if without_root("only root can become an ordinary user") {
         return;
     }
-    let sizes: Vec<_> = (0..COUNT).map(|number| 100_000 + 9_973 * number).collect();
+    let sizes: Vec<_> = (0..FIFTY).map(|number| 100_000 + 9_973 * number).collect();
     let place = Place::new(&sizes);
     let nginx = Nginx::new(&place);
     nginx.start();
     let user = User::new(&place);
-    let mut ask = words(&[
-        "curl",
-        "-q",
-        "-sSk",
-        "--http1.1",
-        "--parallel",
-        "--parallel-immediate",
-        "--parallel-max",
-        "50",
-        "--limit-rate",
-        "200K",
-    ]);
-    for size in &sizes {
-        let url = format!("https://127.0.0.1:{}/get/{size}", nginx.port);
-        ask.extend(words(&["-o", "/dev/null", &url]));
-    }
+    let ask = fifty(&nginx, &sizes, &["--limit-rate", "200K"]);
     let mut seen = 0;
-    let mut most = (0..TRIES).map(|number| {
+    let all = (0..TRIES).any(|number| {
         let (_, flows) = user.mirrors(&format!("{number}.pcapng"), &ask);
-        assert_eq!(flows.len(), COUNT);
-        let log = nginx.log();
-        let logged: HashMap<_, _> = log[seen..]
-            .iter()
-            .map(|entry| (entry.port, entry))
-            .collect();
-        seen = log.len();
-        let mut asked = Vec::new();
-        let mut found = 0;
-        for flow in &flows {
-            let request = flow.request.whole().expect("the whole request");
-            let request = String::from_utf8_lossy(request);
-            let url = request.split(' ').nth(1).expect("a URL").to_owned();
-            let size: usize = url
-                .rsplit('/')
-                .next()
-                .expect("a size")
-                .parse()
-                .expect("a size");
-            let response = flow.response.whole().expect("the whole response");
-            assert!(response.ends_with(&content(size)), "{url}");
-            if is_found(flow, nginx.port) {
-                found += 1;
-                let entry = logged
-                    .get(&flow.client.port())
-                    .expect("a port that nginx saw");
-                assert_eq!(entry.url, url, "{}", flow.comment);
-            }
-            asked.push(size);
-        }
-        asked.sort_unstable();
+        let (asked, found) = judged(&nginx, &mut seen, &flows);
         assert_eq!(asked, sizes);
-        found
+        found == FIFTY
     });
-    // Those that end last have nothing more to tell them apart by, and on an idle machine all is over soon.
-    let most = most.find(|found| *found >= COUNT / 5);
-    assert!(most.is_some(), "a fifth of them was never found");
+    assert!(all, "they were never all found");
     nginx.quit();
 }
 

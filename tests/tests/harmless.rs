@@ -15,6 +15,8 @@ const ROUNDS: &str = "10000";
 const STACK_OF_A_TEXT: u32 = 512;
 /// Stack for what announces a connection.
 const STACK_OF_AN_ANNOUNCEMENT: u32 = 1536;
+/// The same where all connections of the process are looked at for it.
+const STACK_OF_A_LOOK: u32 = 2560;
 
 /// Which library the program gets, and what of a mirror there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +145,11 @@ fn files_in_the_place_of_closed_descriptors_stay_as_they_are() {
 
 /// Name, bytes of stack, and errno behind it, of each call.
 fn calls(scene: &Scene, words: &[&str]) -> Vec<(String, u32, i32)> {
-    let text = said(&run(scene.command(Mirror::Agent).args(words)));
+    let mut command = scene.command(Mirror::Agent);
+    if words.contains(&"look") {
+        command.env("SSLCOLLECTOR_TELL_SOCKETS", "1");
+    }
+    let text = said(&run(command.args(words)));
     let call = |line: &str| {
         let mut words = line.split(' ');
         let name = words.next()?.to_owned();
@@ -161,15 +167,27 @@ fn calls(scene: &Scene, words: &[&str]) -> Vec<(String, u32, i32)> {
 #[test]
 fn a_call_takes_little_stack() {
     let scene = Scene::with_the_hook();
+    let looking = calls(&scene, &["look"]);
     let calls = calls(&scene, &[]);
-    for (name, used, _) in &calls {
-        let most = match &**name {
-            "handshake" => 1024,
-            "open" | "update" | "early_rejected" => STACK_OF_AN_ANNOUNCEMENT,
-            _ => STACK_OF_A_TEXT,
-        };
-        assert!(*used <= most, "{name} took {used} bytes: {calls:?}");
+    for (calls, announcement) in [
+        (&calls, STACK_OF_AN_ANNOUNCEMENT),
+        (&looking, STACK_OF_A_LOOK),
+    ] {
+        for (name, used, _) in calls {
+            let most = match &**name {
+                "handshake" => 1024,
+                "open" | "update" | "early_rejected" => announcement,
+                _ => STACK_OF_A_TEXT,
+            };
+            assert!(*used <= most, "{name} took {used} bytes: {calls:?}");
+        }
     }
+    // They did look.
+    let of_open = |calls: &[(String, u32, i32)]| {
+        let open = calls.iter().find(|(name, ..)| name == "open");
+        open.expect("an open").1
+    };
+    assert!(of_open(&looking) > of_open(&calls), "{looking:?}");
     // It was mirrored: a text is copied by more than one function.
     assert!(
         calls
@@ -181,7 +199,13 @@ fn a_call_takes_little_stack() {
 #[test]
 fn errno_stays_also_where_a_call_of_the_hook_fails() {
     let scene = Scene::with_the_hook();
-    for words in [&[][..], &["deny"]] {
+    for words in [
+        &[][..],
+        &["deny"],
+        &["look"],
+        &["look", "late"],
+        &["look", "blind"],
+    ] {
         for (name, _, errno) in calls(&scene, words) {
             assert_eq!(errno, 77, "{name} {words:?}");
         }

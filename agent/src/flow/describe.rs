@@ -84,14 +84,14 @@ impl Mapper {
             }
         }
         let known = &session.known;
-        if let (Some((wire, _)), Some(counted)) = (on_wire, session.counted) {
+        if let (Some((wire, _)), Some(counted)) = (on_wire, session.counted()) {
             self.stats.counters_contradicted += u64::from(wire != counted);
         }
         let (tuple, binding) = match (known.tuple(), on_wire) {
             (Some(tuple), _) if known.addresses_told => (tuple, Binding::Told),
             (Some(tuple), _) => (tuple, Binding::Socket),
             (None, Some(found)) => found,
-            (None, None) => match session.counted {
+            (None, None) => match session.counted() {
                 Some(counted) => (counted, Binding::Counters),
                 None => (self.placeholder(), Binding::Placeholder),
             },
@@ -101,7 +101,7 @@ impl Mapper {
             id,
             tuple,
             binding,
-            proof: known.verdict().map(Verdict::proof),
+            proof: session.verdict().map(Verdict::proof),
             process: std::sync::Arc::clone(&session.process),
             role: known.role,
             announcement: known.announcement,
@@ -161,7 +161,7 @@ impl Mapper {
         let is_asked = policy.takes_wire() && session.known.tuple().is_none();
         let wire = is_asked.then(|| self.on_wire(session)).flatten();
         let wire = wire.or_else(|| session.found()).map(|(tuple, _)| tuple);
-        let wire = wire.or(session.counted);
+        let wire = wire.or(session.counted());
         policy.judge(&session.known.facts(wire))
     }
 

@@ -64,6 +64,7 @@ impl Mapper {
             policy: policy.cloned(),
             base: continued.map_or(meta.offsets, |continued| continued.base),
             counted: None,
+            counted_verdict: None,
             continued,
             shown: None,
             is_anothers: None,

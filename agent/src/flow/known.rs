@@ -132,18 +132,7 @@ impl Known {
     /// The addresses, if they can be a connection's.
     fn ends(&self) -> Option<Ends> {
         let (local, peer) = self.addresses?;
-        let usable = |address: SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
-        if !usable(local) || !usable(peer) {
-            return None;
-        }
-        let canonical =
-            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let (local, peer) = match (canonical(local), canonical(peer)) {
-            (l, p) if l.is_ipv4() == p.is_ipv4() => (l, p),
-            _ if local.is_ipv4() == peer.is_ipv4() => (local, peer),
-            _ => return None,
-        };
-        Some(Ends { local, peer })
+        Ends::new(local, peer)
     }
 }
 

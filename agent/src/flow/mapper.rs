@@ -203,6 +203,8 @@ impl Mapper {
                 self.open(key, at, process, meta, policy, continued, now, sink);
             }
             SessionChange::Update { meta } => self.update(key, meta, now, sink),
+            // The finder's alone.
+            SessionChange::Look { .. } => {}
             SessionChange::Data {
                 direction,
                 offset,
@@ -234,8 +236,8 @@ impl Mapper {
     /// at least, and after each batch of events.
     pub fn expire(&mut self, now: MonotonicTime, sink: &mut dyn FlowSink) {
         let found = self.finder.as_mut().map(|finder| finder.turn(now));
-        for (key, ends) in found.unwrap_or_default() {
-            self.counted(key, ends, now, sink);
+        for (key, found) in found.unwrap_or_default() {
+            self.counted(key, found, now, sink);
         }
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now

@@ -8,7 +8,6 @@ use super::describe::{Joins, verify};
 use super::held::HeldChange;
 use super::live::LiveFlow;
 use super::mapper::Mapper;
-use super::proof::{Unproven, Verdict};
 use super::session::{Recent, Session, State, Waiting};
 use super::twin::{Comparison, Fingerprint};
 use crate::event::{Binding, FlowId, FlowSink, MonotonicTime, SessionKey, Settled, Side};
@@ -35,10 +34,9 @@ impl Mapper {
         if matches!(joins, Joins::Nothing) {
             verify(&mut session, &mut *self.claims);
         }
-        if waiting.over && session.known.verdict() == Some(Verdict::Doubtful) {
+        if waiting.over {
             // Its socket was closed when the kernel was asked: somebody else had these addresses then.
-            let gone = Verdict::Unproven(Unproven::Gone);
-            session.known.set_verdict(gone);
+            session.clear_doubt();
         }
         if matches!(joins, Joins::Nothing) {
             self.doubt_told(&mut session);
@@ -68,7 +66,7 @@ impl Mapper {
         let state = match joins {
             Joins::Nothing => {
                 let info = self.describe(id, &mut session);
-                if let Some(verdict) = session.known.verdict() {
+                if let Some(verdict) = session.verdict() {
                     self.stats.judged(verdict);
                 }
                 self.stats.begun(info.binding);

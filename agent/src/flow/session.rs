@@ -6,7 +6,7 @@ use mirror_hook::event::Role;
 
 use super::held::Held;
 use super::known::Known;
-use super::proof::{Ends, Sockets, Verdict, is_anothers};
+use super::proof::{Ends, Sockets, Unproven, Verdict, is_anothers};
 use super::twin::Fingerprint;
 use crate::event::{Binding, Continued, FlowId, MonotonicTime, ProcessInfo, Tuple, WallTime};
 use crate::filter::Policy;
@@ -20,8 +20,10 @@ pub(super) struct Session {
     pub(super) policy: Option<Arc<Policy>>,
     /// Stream offsets sent and received at which the session begins.
     pub(super) base: (u64, u64),
-    /// Its addresses, where they were found by what it has carried.
+    /// Addresses that were found by what it has carried.
     pub(super) counted: Option<Tuple>,
+    /// What the kernel said of these, where they are its process's word.
+    pub(super) counted_verdict: Option<Verdict>,
     /// Its flow was begun by another agent.
     pub(super) continued: Option<Continued>,
     /// The addresses that the wire shows, once more of it will change nothing.
@@ -32,6 +34,28 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// What the kernel said of the addresses that its process has told.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.known.verdict().or(self.counted_verdict)
+    }
+
+    /// It had ended when the kernel was asked.
+    pub(super) fn clear_doubt(&mut self) {
+        let gone = Verdict::Unproven(Unproven::Gone);
+        if self.known.verdict() == Some(Verdict::Doubtful) {
+            self.known.set_verdict(gone);
+        }
+        if self.counted_verdict == Some(Verdict::Doubtful) {
+            self.counted_verdict = Some(gone);
+        }
+    }
+
+    /// Its addresses, where they were found by what it has carried and aren't contradicted.
+    pub(super) fn counted(&self) -> Option<Tuple> {
+        let contradicted = self.counted_verdict == Some(Verdict::Doubtful);
+        self.counted.filter(|_| !contradicted)
+    }
+
     /// The addresses that another agent has found.
     pub(super) fn found(&self) -> Option<(Tuple, Binding)> {
         self.continued.and_then(|continued| continued.found)
@@ -39,7 +63,7 @@ impl Session {
 
     /// What the process or the wire tells of its connection is another's, unless the session turns out to be over.
     pub(super) fn is_doubted(&self) -> bool {
-        self.known.verdict() == Some(Verdict::Doubtful) || self.is_anothers == Some(true)
+        self.verdict() == Some(Verdict::Doubtful) || self.is_anothers == Some(true)
     }
 
     /// Whether the connection that the wire shows is another's. Randoms are public: whoever has seen them may name them.

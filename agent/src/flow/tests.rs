@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mirror_hook::event::{Announcement, CloseReason, Direction, EarlyData, Meta, Role, Transport};
+use mirror_hook::event::{
+    Announcement, CloseReason, Direction, EarlyData, LookPart, Meta, Role, Transport,
+};
 use proptest::prelude::*;
 
 use super::wire::WireFact;
@@ -236,6 +238,11 @@ impl Bench {
 
     fn update(&mut self, ring: u64, connection: u8, meta: Meta<'_>) {
         self.event(ring, connection, SessionChange::Update { meta: &meta });
+    }
+
+    fn look(&mut self, ring: u64, connection: u8, part: &[u8]) {
+        let part = LookPart::parse(part).unwrap();
+        self.event(ring, connection, SessionChange::Look { part: &part });
     }
 
     fn say(&mut self, ring: u64, connection: u8, role: Role, d: Direction, offset: u64, n: u64) {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use mirror_hook::event::{Announcement, EarlyData};
 
-use super::counters::Finder;
+use super::counters::{Finder, Found};
 use super::describe::{shared_id, shown, verify};
 use super::held::Held;
 use super::known::Known;
 use super::mapper::Mapper;
-use super::proof::Ends;
+use super::proof::judge;
 use super::session::{Session, State, Waiting};
 use crate::event::{FlowSink, MonotonicTime, SessionKey};
 
@@ -125,13 +125,21 @@ impl Mapper {
     pub(super) fn counted(
         &mut self,
         key: SessionKey,
-        ends: Option<Ends>,
+        found: Option<Found>,
         now: MonotonicTime,
         sink: &mut dyn FlowSink,
     ) {
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.counted = ends.map(|ends| ends.tuple(session.known.role));
-            self.try_release(key, now, sink);
+            session.counted = found.map(|found| found.ends().tuple(session.known.role));
+            if let Some(Found::Told(claim)) = found {
+                let verdict = judge(&claim, &session.process, &mut *self.claims);
+                session.counted_verdict = Some(verdict);
+            }
+            let is_over = matches!(&session.state, State::Waiting(waiting) if waiting.over);
+            match is_over && session.is_doubted() && session.known.is_complete() {
+                true => self.release(key, now, sink),
+                false => self.try_release(key, now, sink),
+            }
         }
     }
 

@@ -169,6 +169,13 @@ impl Tracker {
                 from,
                 to,
             } => self.lost(connection, at, *direction, *from, *to, stats, sink),
+            Body::Look(part) => {
+                match self.open.contains_key(&connection) {
+                    true => sink(self.event(connection, at, SessionChange::Look { part })),
+                    false => stats.stray_records += 1,
+                }
+                Ok(())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::keep::saved::Identity;
 use mirror_hook::attach::AttachMessage;
-use mirror_hook::event::Role;
+use mirror_hook::event::{LookPart, LookWriter, Role};
 use proptest::prelude::*;
 
 /// Checks what [`SessionChange`] promises.
@@ -31,6 +31,9 @@ impl Checker {
                 if meta.early == EarlyData::Rejected {
                     next[0] = 0;
                 }
+            }
+            SessionChange::Look { part } => {
+                self.log.push(format!("look {connection} {}", part.number));
             }
             SessionChange::Data {
                 direction,
@@ -177,6 +180,20 @@ fn going_back_is_a_violation() {
     assert!(bench.record(1, &lost).is_err());
     assert_eq!(bench.open(1, (0, 0)), Err(Violation::OpenedTwice(1)));
     assert_eq!(bench.data(2, 0, b"x"), Err(Violation::NeverOpened(2)));
+}
+
+#[test]
+fn looks_belong_to_connections_that_are_open() {
+    let mut bench = Bench::new(10);
+    let mut writer = LookWriter::new(1);
+    let look = writer.part(true).to_vec();
+    let look = Body::Look(LookPart::parse(&look).unwrap());
+    bench.record(1, &look).unwrap();
+    assert_eq!(bench.stats.stray_records, 1);
+    bench.open(1, (0, 0)).unwrap();
+    bench.record(1, &look).unwrap();
+    assert_eq!(bench.checker.log, ["open 1", "look 1 0"]);
+    assert_eq!(bench.stats.stray_records, 1);
 }
 
 #[test]

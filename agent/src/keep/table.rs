@@ -238,6 +238,7 @@ impl Table {
             // It is here already.
             SessionChange::Resumed { .. } => {}
             SessionChange::Update { meta } => self.update(connection, meta),
+            SessionChange::Look { .. } => {}
             SessionChange::Data {
                 direction,
                 offset,

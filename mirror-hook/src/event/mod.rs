@@ -19,6 +19,12 @@
 //! DATA           0 u64 stream offset of the first byte, then the bytes; FLAG_RECEIVED is the direction
 //! CLOSE          0 u64 offset sent, 8 u64 offset received, 16 u32 CloseReason, 20 u32 forks
 //! LOST           0 u64 from, 8 u64 to (exclusive); FLAG_RECEIVED is the direction
+//! LOOK           LookPart, to agents that ask for it (SSLCOLLECTOR_TELL_SOCKETS): the process's TCP connections
+//!   0   u64  CLOCK_MONOTONIC in nanoseconds before the first of the look     8  u8 part, from 0
+//!   9   u8   1: the last part      10  u8 connections, at most 8      11 [u8; 5] 0; then each connection:
+//!     0   u64  socket cookie       8   u64  bytes put in by the program       16  u64  bytes taken out by it
+//!     24  u8   address family: 0 none, 4, 6    25  u8 0    26  u16 local port    28  u16 peer's port    30  u16 0
+//!     32  local and peer's address, 4 or 16 bytes each; not there without a family
 //! ```
 //!
 //! `forks`: how often the process has forked so far, by fork(3). A child made between a connection's OPEN
@@ -26,8 +32,11 @@
 //!
 //! Stream offsets count the application's clear text bytes of one direction from 0.
 
+mod look;
 mod meta;
 
+pub(crate) use look::LOOK_BYTES;
+pub use look::{CarriedBy, LookPart, LookWriter, MAX_LOOK_CONNECTIONS};
 pub use meta::{MAX_ALPN, MAX_SNI, META_BYTES, Meta};
 
 /// Which end of the TLS connection the mirrored process is.
@@ -156,6 +165,8 @@ pub enum Body<'a> {
         /// Offset behind the last.
         to: u64,
     },
+    /// What the process's connections have carried, behind the connection's last word.
+    Look(LookPart<'a>),
 }
 
 impl<'a> Body<'a> {
@@ -227,6 +238,7 @@ impl<'a> Body<'a> {
                     to,
                 })
             }
+            kinds::LOOK => LookPart::parse(body).map(Self::Look),
             other => Err(EventError::UnknownKind(other)),
         }
     }

@@ -9,7 +9,7 @@ use super::found::{
     Counters, MAX_RECORD_BYTES, Next, RawRecord, RecordBuffer, RingError, UnfinishedText,
 };
 use super::mem::Memory;
-use crate::event::{MAX_ALPN, MAX_SNI, META_BYTES};
+use crate::event::{LOOK_BYTES, MAX_ALPN, MAX_SNI, META_BYTES};
 use crate::layout::{
     BOOTSTRAP_BYTES, CONTROL_BYTES, FLAG_RECEIVED, HEADER_BYTES, MAX_DATA_BYTES, MAX_PAYLOAD,
     OWNER_DIED, POLICY, POLICY_BYTES, RECORD_ALIGN, RecordWord, STATE_DETACHED, STATE_EXCLUDED,
@@ -396,6 +396,7 @@ impl<M: Memory> Consumer<M> {
             (kind::DATA, 0 | FLAG_RECEIVED) => 9..=8 + MAX_PAYLOAD,
             (kind::CLOSE, 0) => 24..=24,
             (kind::LOST, 0 | FLAG_RECEIVED) => 16..=16,
+            (kind::LOOK, 0) => LOOK_BYTES,
             (kind, flags) => {
                 return Err(RingError::BadKind {
                     position,

@@ -200,6 +200,13 @@ impl<M: Memory> Producer<M> {
         self.room().is_ok_and(fits)
     }
 
+    /// Whether at least half of the ring is free: for records that matter less than clear text.
+    pub fn is_half_empty(&self) -> bool {
+        let half = |room: Room| room.capacity.min(room.last) / 2;
+        let is_free = |room| self.look(room, half(room), Taking::Free).is_ok();
+        self.room().is_ok_and(is_free)
+    }
+
     /// Writes one record whose body is `parts` one behind the other. It is whole for the consumer,
     /// or not there at all.
     ///

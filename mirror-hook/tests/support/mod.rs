@@ -245,14 +245,18 @@ impl Application {
 
     /// Waits until the application says that it has reached `step`.
     pub(crate) fn reached(&mut self, step: &str) {
+        assert_eq!(self.said(), step);
+    }
+
+    /// The next word that the application says.
+    pub(crate) fn said(&mut self) -> String {
         let mut line = String::new();
         loop {
             line.clear();
             let count = self.stdout.read_line(&mut line).unwrap();
-            assert_ne!(count, 0, "the application ended before {step}");
+            assert_ne!(count, 0, "the application has ended");
             if let Some(found) = line.trim().strip_prefix('@') {
-                assert_eq!(found, step);
-                return;
+                return found.to_owned();
             }
         }
     }

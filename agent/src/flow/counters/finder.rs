@@ -6,11 +6,11 @@ use std::sync::Arc;
 use mirror_hook::event::{Announcement, CloseReason, Meta, Transport};
 
 use super::table::Process;
-use super::{Counts, Looker};
+use super::{Counts, Found, Looker};
 use crate::event::{MonotonicTime, ProcessInfo, SessionChange, SessionEvent, SessionKey};
 use crate::flow::bounded::BoundedMap;
 use crate::flow::known::Known;
-use crate::flow::proof::Ends;
+use crate::flow::proof::Claim;
 
 /// Processes that are looked at, at a time.
 const MOST_PROCESSES: usize = 1024;
@@ -35,11 +35,11 @@ pub(in crate::flow) struct Finder {
     rests_until: MonotonicTime,
 }
 
-/// Whose a session is, and the addresses that it tells itself.
+/// Whose a session is, and what it says itself of its socket.
 #[derive(Clone, Copy, Debug)]
 struct Of {
     pid: u32,
-    says: Option<Ends>,
+    says: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -55,6 +55,15 @@ struct Watched {
     gone: bool,
     /// Its sockets are to be known when its first session begins.
     expected: bool,
+    /// It looks itself.
+    tells: bool,
+}
+
+impl Watched {
+    /// Whether anybody looks.
+    fn may_find(&self) -> bool {
+        !self.closed || self.tells
+    }
 }
 
 impl Finder {
@@ -77,6 +86,12 @@ impl Finder {
                 self.open(key, event.at, process, meta, now);
             }
             SessionChange::Update { meta } => self.update(key, event.at, meta),
+            SessionChange::Look { part } => {
+                if let Some(watched) = self.watched_mut(key) {
+                    watched.tells = true;
+                    watched.process.told_look(key, event.at, part);
+                }
+            }
             SessionChange::Close {
                 reason: CloseReason::Free | CloseReason::Abort,
             }
@@ -99,7 +114,7 @@ impl Finder {
     /// Whether a session's socket may be found yet.
     pub(in crate::flow) fn seeks(&self, key: SessionKey) -> bool {
         let watched = self.watched(key);
-        watched.is_some_and(|watched| !watched.closed && watched.process.may_find(key))
+        watched.is_some_and(|watched| watched.may_find() && watched.process.may_find(key))
     }
 
     /// Nobody waits for it any more.
@@ -112,7 +127,7 @@ impl Finder {
 
     /// Decides by what has come, then looks where that is due. The sessions of which it is known now which socket is
     /// theirs, or that none will be found.
-    pub(in crate::flow) fn turn(&mut self, now: MonotonicTime) -> Vec<(SessionKey, Option<Ends>)> {
+    pub(in crate::flow) fn turn(&mut self, now: MonotonicTime) -> Vec<(SessionKey, Option<Found>)> {
         let mut all = Vec::new();
         for watched in self.processes.values_mut() {
             for (key, socket) in watched.process.decide() {
@@ -129,7 +144,7 @@ impl Finder {
         all
     }
 
-    fn look_around(&mut self, mut now: MonotonicTime, all: &mut Vec<(SessionKey, Option<Ends>)>) {
+    fn look_around(&mut self, mut now: MonotonicTime, all: &mut Vec<(SessionKey, Option<Found>)>) {
         for watched in self.processes.values_mut() {
             let may_look = !watched.closed && !watched.gone;
             let seeks = may_look && (watched.expected || watched.process.seeks());
@@ -144,8 +159,10 @@ impl Finder {
                     continue;
                 }
                 watched.closed = true;
-                let sought = watched.process.take_sought();
-                all.extend(sought.into_iter().map(|key| (key, None)));
+                if !watched.may_find() {
+                    let sought = watched.process.take_sought();
+                    all.extend(sought.into_iter().map(|key| (key, None)));
+                }
                 continue;
             };
             let spent_ns = look.ended.0.saturating_sub(look.began.0);
@@ -181,13 +198,13 @@ impl Finder {
         let Some(watched) = self.watch(info, now) else {
             return;
         };
-        let says = Known::new(meta).claim().map(|claim| claim.ends);
+        let says = Known::new(meta).claim();
         let of = Of {
             pid: info.pid,
             says,
         };
         match says {
-            Some(ends) => watched.process.say(ends),
+            Some(claim) => watched.process.say(&claim),
             None => {
                 // Of one that a parent began the library's counts may say less than its socket's.
                 let counts = meta.wire_counts;
@@ -216,6 +233,7 @@ impl Finder {
             seen: false,
             gone: false,
             expected: false,
+            tells: false,
         };
         Some(self.processes.entry(info.pid).or_insert_with(new))
     }
@@ -231,8 +249,8 @@ impl Finder {
     fn end(&mut self, key: SessionKey) {
         let says = self.sessions.get(&key).and_then(|of| of.says);
         if let Some(watched) = self.watched_mut(key) {
-            if let Some(ends) = says {
-                watched.process.unsay(&ends);
+            if let Some(claim) = says {
+                watched.process.unsay(&claim);
             }
             watched.process.end(key);
             self.clean(key);

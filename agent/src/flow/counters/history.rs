@@ -2,9 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Counts, Look, Sample};
+use super::told::Parts;
+use super::{Counts, Found, Look, Sample};
 use crate::event::MonotonicTime;
-use crate::flow::proof::Ends;
 
 /// Words of one session that are remembered, of those that matter to no look that is.
 pub(super) const MOST_TOLD: usize = 256;
@@ -26,10 +26,26 @@ pub(super) struct Session {
     pub(super) contradicted: HashSet<u64>,
     /// Of these, those into which less had come than it had read, which no clear text can cause.
     pub(super) behind: HashSet<u64>,
-    /// Looks before this one can't contradict it any more.
+    /// Looks before this one won't say anything else of it any more.
     pub(super) settled_looks: u64,
+    /// With looks before this one it has been compared.
+    pub(super) compared_looks: u64,
+    /// It has said something since.
+    pub(super) spoke: bool,
+    /// At which looks it stood with which sockets, in the order of the looks.
+    pub(super) stood: Vec<Stood>,
+    /// Of a look that its process takes.
+    pub(super) parts: Parts,
     pub(super) place: Place,
     pub(super) ended: bool,
+}
+
+/// A session stood with a socket at a look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stood {
+    /// The look's number.
+    pub(super) look: u64,
+    pub(super) socket: u64,
 }
 
 /// Where a session belongs.
@@ -38,7 +54,7 @@ pub(super) enum Place {
     /// It may be found yet.
     Sought,
     /// It has this socket.
-    Found(u64, Ends),
+    Found(Found),
     /// Nobody asks any more.
     GivenUp,
 }
@@ -64,12 +80,19 @@ impl Session {
         self.told.get(next).map(|told| told.counts)
     }
 
-    /// Where the session stood at this look, by the number of its word: one that holds for the whole of it.
-    pub(super) fn stood(&self, look: &Look, sample: &Sample) -> Option<usize> {
+    /// Where the session stood at this look, if it did for the whole of it.
+    fn stood_at(&self, look: &Look) -> Option<Counts> {
         let number = self.last(look.began)?;
         let stood = look.complete && self.last(look.ended) == Some(number);
-        let counts = self.told.get(number)?.counts;
-        (stood && sample.counts == counts).then_some(number)
+        Some(self.told.get(number).filter(|_| stood)?.counts)
+    }
+
+    /// The sockets with which it stood at this look.
+    pub(super) fn stood_with(&self, look: u64) -> impl Iterator<Item = u64> {
+        let first = self.stood.partition_point(|stood| stood.look < look);
+        let all = self.stood.iter().skip(first);
+        all.take_while(move |stood| stood.look == look)
+            .map(|stood| stood.socket)
     }
 
     /// Keeps the words around these looks, and the last one.
@@ -95,8 +118,37 @@ impl Session {
         self.told = kept;
     }
 
+    /// Keeps in mind what these looks, which have numbers from `first` on, say of it.
+    pub(super) fn compare_all(&mut self, looks: &VecDeque<Look>, first: u64) {
+        let from = match std::mem::take(&mut self.spoke) {
+            true => self.settled_looks,
+            false => self.compared_looks,
+        };
+        self.stood
+            .retain(|stood| (first..from).contains(&stood.look));
+        let last = self.told.last().map(|told| told.at);
+        for (number, look) in (first..).zip(looks) {
+            if number < from {
+                continue;
+            }
+            look.samples.iter().for_each(|sample| self.compare(sample));
+            if let Some(counts) = self.stood_at(look) {
+                let alike = look.samples.iter().filter(|one| one.counts == counts);
+                self.stood.extend(alike.map(|one| Stood {
+                    look: number,
+                    socket: one.socket,
+                }));
+            }
+            // What it says from now on is of later.
+            if last > Some(look.ended) && number == self.settled_looks.max(first) {
+                self.settled_looks = number + 1;
+            }
+        }
+        self.compared_looks = first + looks.len() as u64;
+    }
+
     /// Keeps in mind whether this contradicts it.
-    pub(super) fn compare(&mut self, sample: &Sample) {
+    fn compare(&mut self, sample: &Sample) {
         if sample.counts.received < self.least(sample.from).received {
             self.behind.insert(sample.socket);
             self.contradicted.insert(sample.socket);

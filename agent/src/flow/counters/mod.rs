@@ -58,15 +58,33 @@
 //!   all addresses lets sslcollector see handshakes.
 
 use crate::event::{MonotonicTime, ProcessInfo};
-use crate::flow::proof::Ends;
+use crate::flow::proof::{Claim, Ends};
 
 mod finder;
 mod history;
 mod moment;
 pub mod sockets;
 mod table;
+mod told;
 
 pub(super) use finder::Finder;
+
+/// The socket of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Its addresses, which the kernel has told.
+    Seen(Ends),
+    /// Those that its process has told, which nobody has checked.
+    Told(Claim),
+}
+
+impl Found {
+    pub(super) fn ends(self) -> Ends {
+        match self {
+            Self::Seen(ends) | Self::Told(Claim { ends, .. }) => ends,
+        }
+    }
+}
 
 /// Bytes, seen from the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,8 +116,8 @@ pub trait Looker: std::fmt::Debug {
 pub struct Sample {
     /// Its SO_COOKIE: no two sockets have the same one.
     pub socket: u64,
-    /// Its addresses.
-    pub ends: Ends,
+    /// Its addresses, where they are known.
+    pub ends: Option<Ends>,
     /// What it has carried between `from` and `to`.
     pub counts: Counts,
     /// The count isn't older.
@@ -117,6 +135,8 @@ pub struct Look {
     pub ended: MonotonicTime,
     /// None is missing that was there all the time.
     pub complete: bool,
+    /// The process itself has looked, at the end of a call: what that has written may still be held back.
+    pub told: bool,
     /// What was found, in the order of `socket` once it is in the table.
     pub samples: Vec<Sample>,
 }

@@ -7,6 +7,8 @@ use super::{Counts, Look, Sample};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment<'p> {
     pub(super) look: &'p Look,
+    /// The look's number.
+    pub(super) number: u64,
     pub(super) sample: &'p Sample,
     /// The session's counts, unless it was in the middle of a call.
     pub(super) least: Counts,
@@ -21,8 +23,8 @@ impl Moment<'_> {
 
     /// Whether another session stood with another socket then, and not with this one.
     pub(super) fn shows_elsewhere(&self, rival: &Session) -> bool {
-        let stood = |sample: &Sample| rival.stood(self.look, sample).is_some();
-        !stood(self.sample) && self.look.samples.iter().any(stood)
+        let mut with = rival.stood_with(self.number).peekable();
+        with.peek().is_some() && with.all(|socket| socket != self.sample.socket)
     }
 }
 
@@ -44,12 +46,17 @@ pub(super) fn is_excluded(session: &Session, other: u64, moments: &[Moment<'_>])
         // It wasn't there, and the session's own was.
         None => moment.most.is_some(),
         Some(then) => {
+            // Looks of the process and at it may overlap: which is newer isn't known then.
+            let is_later = moment.look.began > first.look.ended;
             let may = |of: fn(&Counts) -> u64| {
                 let moved = of(&then.counts).checked_sub(of(&before.counts));
-                moved.is_some_and(|moved| may_move(moved, first.range(), moment.range(), of))
+                let may = |moved| may_move(moved, first.range(), moment.range(), of);
+                !is_later || moved.is_some_and(may)
             };
             // What was written last may still be held back, where nothing shows the contrary.
-            let sent_apart = moment.most.is_some()
+            let sent_apart = !first.look.told
+                && !moment.look.told
+                && moment.most.is_some()
                 && (then.counts.sent < moment.least.sent || !may(|counts| counts.sent));
             let apart = sent_apart || !may(|counts| counts.received);
             twice && apart

@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use mirror_hook::tcp::{LISTENING, TcpInfo};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::{Counts, Look, Looker, Sample};
@@ -39,14 +40,6 @@ const LIST_BYTES: usize = 32 * 1024;
 const INFO: u16 = 2;
 /// Bytes of a message in front of its attributes.
 const HEAD_BYTES: usize = 88;
-/// Of those that `tcp_info` has since Linux 4.19.
-const INFO_BYTES: usize = 216;
-/// States by include/net/tcp_states.h.
-const LISTEN: u8 = 10;
-/// The peer's FIN has come: close-wait, last-ack, closing.
-const PEER_FINISHED: [u8; 3] = [8, 9, 11];
-/// Ours is sent or waits: fin-wait 1 and 2, last-ack, closing.
-const FINISHED: [u8; 4] = [4, 5, 9, 11];
 
 /// What a descriptor is, by its inode.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +141,7 @@ impl Looker for KernelLooker {
             began,
             ended: monotonic_now(),
             complete,
+            told: false,
             samples,
         })
     }
@@ -257,7 +251,7 @@ impl Diag {
                                 interface: *one.get(56..)?.first_chunk()?,
                             };
                             let kind = match found.state {
-                                LISTEN => Kind::Other,
+                                LISTENING => Kind::Other,
                                 _ => Kind::Connection(socket),
                             };
                             all.push((found.inode.into(), kind));
@@ -279,25 +273,17 @@ fn first_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// What a message says that a connection has carried.
 fn sample(bytes: &[u8], socket: &Socket, from: MonotonicTime, to: MonotonicTime) -> Option<Sample> {
-    let state = *bytes.get(17)?;
     let queued = u64::from(word(bytes, 72)?);
-    let info = attribute(bytes.get(HEAD_BYTES..)?, INFO).filter(|info| info.len() >= INFO_BYTES)?;
-    let (sent, again) = (long(info, 200)?, long(info, 208)?);
-    let mut unsent = u64::from(word(info, 144)?);
-    if FINISHED.contains(&state) {
-        unsent = unsent.saturating_sub(1);
-    }
-    let mut received = long(info, 128)?.checked_sub(queued)?;
-    if PEER_FINISHED.contains(&state) && queued == 0 {
-        received = received.checked_sub(1)?;
-    }
+    let info = TcpInfo::parse(attribute(bytes.get(HEAD_BYTES..)?, INFO)?)?;
+    // This queue has a FIN in it until the program has seen that.
+    let end = u64::from(info.peer_has_finished() && queued == 0);
     let counts = Counts {
-        sent: sent.checked_sub(again)?.checked_add(unsent)?,
-        received,
+        sent: info.put_in,
+        received: info.arrived.checked_sub(queued)?.checked_sub(end)?,
     };
     Some(Sample {
         socket: socket.cookie,
-        ends: socket.ends,
+        ends: Some(socket.ends),
         counts,
         from,
         to,
@@ -319,10 +305,6 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn long(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -352,9 +334,9 @@ mod tests {
         let look = looker.look(&me()).unwrap();
         assert!(look.began <= look.ended);
         let local = of.local_addr().unwrap();
-        let mut found = look.samples.iter().filter(|one| one.ends.local == local);
+        let ends = Ends::new(local, of.peer_addr().unwrap());
+        let mut found = look.samples.iter().filter(|one| one.ends == ends);
         let sample = found.next().expect("a connection");
-        assert_eq!(sample.ends.peer, of.peer_addr().unwrap());
         assert!(found.next().is_none());
         sample.counts
     }

@@ -2,14 +2,19 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use mirror_hook::event::LookPart;
+
 use super::history::{MOST_TOLD, Place, Session, Told};
 use super::moment::{Moment, is_excluded};
-use super::{Counts, Look};
+use super::told::Parts;
+use super::{Counts, Found, Look, Sample};
 use crate::event::{MonotonicTime, SessionKey};
-use crate::flow::proof::Ends;
+use crate::flow::proof::{Claim, Ends};
 
-/// Looks at a process that are remembered.
-const MOST_LOOKS: usize = 32;
+/// Looks at a process that are remembered …
+const MOST_LOOKS: usize = 512;
+/// … and samples in them all.
+const MOST_SAMPLES: usize = 16 * 1024;
 /// Sessions of one process at a time. Of one with more, none is bound: each has to be known.
 const MOST_SESSIONS: usize = 256;
 
@@ -18,10 +23,16 @@ const MOST_SESSIONS: usize = 256;
 pub(super) struct Process {
     sessions: HashMap<SessionKey, Session>,
     looks: VecDeque<Look>,
-    /// Looks that were forgotten.
+    /// Samples in them.
+    samples: usize,
+    /// Looks that were forgotten: the number of the first that isn't.
     forgotten_looks: u64,
+    /// Addresses of sockets that are in a look.
+    ends: HashMap<u64, Found>,
     /// Connections whose session says their addresses itself, by how many.
     said: HashMap<Ends, usize>,
+    /// The same by the cookie, where that is told, too.
+    said_cookies: HashMap<u64, usize>,
     /// Sockets that have a session, or had one.
     taken: HashSet<u64>,
     /// Something was learnt since it was last decided.
@@ -45,6 +56,10 @@ impl Process {
             contradicted: HashSet::new(),
             behind: HashSet::new(),
             settled_looks: 0,
+            compared_looks: 0,
+            spoke: true,
+            stood: Vec::new(),
+            parts: Parts::default(),
             place: match counts {
                 Some(_) => Place::Sought,
                 None => Place::GivenUp,
@@ -74,7 +89,16 @@ impl Process {
         if !session.odd {
             session.told.push(Told { at, counts });
         }
+        session.spoke = true;
         self.news = true;
+    }
+
+    /// A part of a look that the process has taken, in the words of this session.
+    pub(super) fn told_look(&mut self, key: SessionKey, at: MonotonicTime, part: &LookPart<'_>) {
+        let session = self.sessions.get_mut(&key);
+        if let Some(look) = session.and_then(|session| session.parts.add(part, at)) {
+            self.seen(look);
+        }
     }
 
     /// It is over.
@@ -95,21 +119,22 @@ impl Process {
     }
 
     /// A connection of this process whose session says its addresses itself, or no longer does.
-    pub(super) fn say(&mut self, ends: Ends) {
-        *self.said.entry(ends).or_default() += 1;
+    pub(super) fn say(&mut self, claim: &Claim) {
+        *self.said.entry(claim.ends).or_default() += 1;
+        if let Some((cookie, _)) = claim.cookies {
+            *self.said_cookies.entry(cookie).or_default() += 1;
+        }
         let seen = self.looks.iter().flat_map(|look| &look.samples);
-        let its = seen.filter(|sample| sample.ends == ends);
+        let its = seen.filter(|sample| is_said(sample, &self.said, &self.said_cookies));
         self.taken.extend(its.map(|sample| sample.socket));
         self.news = true;
     }
 
     /// Such a session is over.
-    pub(super) fn unsay(&mut self, ends: &Ends) {
-        if let Some(count) = self.said.get_mut(ends) {
-            *count -= 1;
-            if *count == 0 {
-                self.said.remove(ends);
-            }
+    pub(super) fn unsay(&mut self, claim: &Claim) {
+        take_one(&mut self.said, &claim.ends);
+        if let Some((cookie, _)) = claim.cookies {
+            take_one(&mut self.said_cookies, &cookie);
         }
     }
 
@@ -117,15 +142,33 @@ impl Process {
     pub(super) fn seen(&mut self, mut look: Look) {
         look.samples.sort_unstable_by_key(|sample| sample.socket);
         for sample in &look.samples {
-            if self.said.contains_key(&sample.ends) {
+            if is_said(sample, &self.said, &self.said_cookies) {
                 self.taken.insert(sample.socket);
             }
+            let Some(ends) = sample.ends else {
+                continue;
+            };
+            let cookies = Some((sample.socket, 0));
+            match look.told {
+                false => self.ends.insert(sample.socket, Found::Seen(ends)),
+                // The kernel's word stays.
+                true => Some(
+                    *self
+                        .ends
+                        .entry(sample.socket)
+                        .or_insert(Found::Told(Claim { ends, cookies })),
+                ),
+            };
         }
-        if self.looks.len() >= MOST_LOOKS {
-            self.looks.pop_front();
+        self.samples += look.samples.len();
+        self.looks.push_back(look);
+        while self.looks.len() > MOST_LOOKS || self.samples > MOST_SAMPLES {
+            let Some(oldest) = self.looks.pop_front() else {
+                break;
+            };
+            self.samples -= oldest.samples.len();
             self.forgotten_looks += 1;
         }
-        self.looks.push_back(look);
         self.news = true;
     }
 
@@ -135,9 +178,9 @@ impl Process {
     }
 
     /// The socket of a session.
-    pub(super) fn found(&self, key: SessionKey) -> Option<Ends> {
+    pub(super) fn found(&self, key: SessionKey) -> Option<Found> {
         match self.sessions.get(&key)?.place {
-            Place::Found(_, ends) => Some(ends),
+            Place::Found(found) => Some(found),
             Place::Sought | Place::GivenUp => None,
         }
     }
@@ -150,7 +193,13 @@ impl Process {
         session.place == Place::Sought
             && !session.odd
             && !self.crowded
-            && (!session.ended || !self.moments(session).is_empty())
+            && (!session.ended || self.is_undecided(session) || !session.stood.is_empty())
+    }
+
+    /// Whether there is something with which it hasn't been compared yet.
+    fn is_undecided(&self, session: &Session) -> bool {
+        let looks = self.forgotten_looks + self.looks.len() as u64;
+        session.spoke || session.compared_looks < looks
     }
 
     /// Whether any is sought.
@@ -201,7 +250,9 @@ impl Process {
         if !std::mem::take(&mut self.news) || self.crowded {
             return all;
         }
-        self.contradict();
+        for session in self.sessions.values_mut() {
+            session.compare_all(&self.looks, self.forgotten_looks);
+        }
         loop {
             let sought = self
                 .sessions
@@ -226,10 +277,10 @@ impl Process {
             if found.is_empty() {
                 return all;
             }
-            for (key, (socket, ends)) in found {
+            for (key, (socket, found)) in found {
                 self.taken.insert(socket);
                 if let Some(session) = self.sessions.get_mut(&key) {
-                    session.place = Place::Found(socket, ends);
+                    session.place = Place::Found(found);
                 }
                 all.push((key, socket));
             }
@@ -238,7 +289,7 @@ impl Process {
 
     /// Forgets sessions that can't be mistaken for others any more: they ended before everything that is remembered.
     pub(super) fn forget(&mut self) {
-        let Some(first) = self.looks.front().map(|look| look.began) else {
+        let Some(first) = self.looks.iter().map(|look| look.began).min() else {
             return;
         };
         self.sessions.retain(|_, session| {
@@ -249,72 +300,44 @@ impl Process {
         // A socket that is gone never comes again.
         let is_there = |socket: &u64| looks.iter().any(|look| look.of(*socket).is_some());
         self.taken.retain(is_there);
+        self.ends.retain(|socket, _| is_there(socket));
         for session in self.sessions.values_mut() {
             session.contradicted.retain(is_there);
             session.behind.retain(is_there);
         }
     }
 
-    /// Keeps in mind which sockets contradict which sessions.
-    fn contradict(&mut self) {
-        for session in self.sessions.values_mut() {
-            let last = session.told.last().map(|told| told.at);
-            let number = |at: usize| self.forgotten_looks + at as u64;
-            for (at, look) in self.looks.iter().enumerate() {
-                if number(at) < session.settled_looks {
-                    continue;
-                }
-                look.samples
-                    .iter()
-                    .for_each(|sample| session.compare(sample));
-                // What it says from now on is of later.
-                let over = last > Some(look.ended);
-                if over && number(at) == session.settled_looks.max(self.forgotten_looks) {
-                    session.settled_looks = number(at) + 1;
-                }
-            }
-        }
-    }
-
-    /// The looks at which a socket stood where the session did, oldest first.
-    fn moments<'p>(&'p self, session: &Session) -> Vec<Moment<'p>> {
-        let mut all = Vec::new();
-        for look in &self.looks {
-            let Some(number) = session.last(look.began) else {
-                continue;
-            };
-            let Some(least) = session.told.get(number) else {
-                continue;
-            };
-            let most = session.told.get(number + 1).map(|told| told.counts);
-            for sample in &look.samples {
-                if sample.counts == least.counts && session.stood(look, sample).is_some() {
-                    all.push(Moment {
-                        look,
-                        sample,
-                        least: least.counts,
-                        most,
-                    });
-                }
-            }
-        }
-        all
+    /// The looks at which a socket stood where the session did, oldest first. (A process's own are told later.)
+    fn moments<'p>(&'p self, session: &'p Session) -> Vec<Moment<'p>> {
+        let moments = session.stood.iter().filter_map(|stood| {
+            let at = stood.look.checked_sub(self.forgotten_looks)?;
+            let look = self.looks.get(usize::try_from(at).ok()?)?;
+            let number = session.last(look.began)?;
+            Some(Moment {
+                look,
+                number: stood.look,
+                sample: look.of(stood.socket)?,
+                least: session.told.get(number)?.counts,
+                most: session.told.get(number + 1).map(|told| told.counts),
+            })
+        });
+        let mut moments: Vec<_> = moments.collect();
+        moments.sort_by_key(|moment| moment.look.began);
+        moments
     }
 
     /// The one socket that can be this session's, which no other session can have.
-    fn only_one(&self, key: SessionKey, session: &Session) -> Option<(u64, Ends)> {
+    fn only_one(&self, key: SessionKey, session: &Session) -> Option<(u64, Found)> {
         let moments = self.moments(session);
-        let candidates: HashSet<_> = moments
-            .iter()
-            .map(|moment| (moment.sample.socket, moment.sample.ends))
-            .collect();
-        let mut found = candidates.into_iter().filter(|(socket, _)| {
+        let candidates: HashSet<_> = moments.iter().map(|moment| moment.sample.socket).collect();
+        let mut found = candidates.into_iter().filter(|socket| {
             let own = moments
                 .iter()
                 .filter(|moment| moment.sample.socket == *socket);
             self.is_only(key, session, *socket, &own.copied().collect::<Vec<_>>())
         });
-        found.next().filter(|_| found.next().is_none())
+        let socket = found.next().filter(|_| found.next().is_none())?;
+        Some((socket, *self.ends.get(&socket)?))
     }
 
     /// Whether no other socket can be the session's, and no other session can have this one. `moments`: at which it
@@ -346,6 +369,26 @@ impl Process {
             };
             matches!(rival.place, Place::Found(..)) || !rival.odd && excluded()
         })
+    }
+}
+
+/// Whether a session says itself that this is its socket.
+fn is_said(
+    sample: &Sample,
+    said: &HashMap<Ends, usize>,
+    said_cookies: &HashMap<u64, usize>,
+) -> bool {
+    sample.ends.is_some_and(|ends| said.contains_key(&ends))
+        || said_cookies.contains_key(&sample.socket)
+}
+
+/// Counts one less.
+fn take_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 

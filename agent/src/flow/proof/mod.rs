@@ -64,6 +64,22 @@ impl Ends {
         Self { local, peer }
     }
 
+    /// `None`: addresses that no connection has.
+    pub(super) fn new(local: SocketAddr, peer: SocketAddr) -> Option<Self> {
+        let usable = |address: SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
+        if !usable(local) || !usable(peer) {
+            return None;
+        }
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let (local, peer) = match (canonical(local), canonical(peer)) {
+            (l, p) if l.is_ipv4() == p.is_ipv4() => (l, p),
+            _ if local.is_ipv4() == peer.is_ipv4() => (local, peer),
+            _ => return None,
+        };
+        Some(Self { local, peer })
+    }
+
     /// The same, where the process has this role.
     pub(super) fn tuple(self, role: Role) -> Tuple {
         let Self { local, peer } = self;

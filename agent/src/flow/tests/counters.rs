@@ -3,8 +3,10 @@
 use std::sync::Mutex;
 
 use super::super::counters::{Counts, Look, Looker, Sample};
-use super::super::proof::Ends;
+use super::super::proof::{Answer, Ends, LiveSocket, Sockets};
 use super::*;
+use crate::event::Proof;
+use mirror_hook::event::{CarriedBy, LookWriter};
 
 /// What is seen, and when; nothing where nobody may look.
 #[derive(Debug, Default)]
@@ -24,10 +26,7 @@ impl Looker for Eyes {
         let now = MonotonicTime(scene.now);
         let sample = |(number, counts): &(u8, Counts)| Sample {
             socket: u64::from(*number) + 1000,
-            ends: Ends {
-                local: tuple(*number).client,
-                peer: tuple(*number).server,
-            },
+            ends: Ends::new(tuple(*number).client, tuple(*number).server),
             counts: *counts,
             from: now,
             to: now,
@@ -36,6 +35,7 @@ impl Looker for Eyes {
             began: now,
             ended: now,
             complete: true,
+            told: false,
             samples: scene.sockets.as_ref()?.iter().map(sample).collect(),
         })
     }
@@ -148,4 +148,92 @@ fn a_process_that_is_gone_is_believed_to_the_end() {
     bench.close(1, 1, CloseReason::Free);
     bench.at(21);
     assert_eq!(bench.checker.only().info.tuple, tuple(7));
+}
+
+/// Whoever has the addresses that a process tells.
+#[derive(Clone, Copy, Debug)]
+struct Holder(Answer);
+
+impl Sockets for Holder {
+    fn find(&mut self, _: &Ends, network: u64, _: &ProcessInfo) -> Answer {
+        assert_eq!(network, 0, "where the process runs");
+        self.0
+    }
+
+    fn holds(&mut self, _: &ProcessInfo, _: u64) -> Option<bool> {
+        Some(false)
+    }
+}
+
+/// A session whose process has looked itself, and that has gone on, where the kernel answers so; nobody else may look.
+fn told(answer: Answer) -> Bench {
+    let clock = Clock::new(MonotonicTime(0), WallTime(EPOCH));
+    let mapper = Mapper::new(MapperConfig::default(), clock);
+    let mut bench = new();
+    bench.mapper = mapper
+        .asking(Box::new(Holder(answer)))
+        .looking(Box::new(Eyes::default()));
+    bench.at(1);
+    bench.open(1, 1, carried(AT_FIRST));
+    let mut writer = LookWriter::new(MS);
+    writer.push(&CarriedBy {
+        cookie: COOKIE,
+        sent: AT_FIRST.sent,
+        received: AT_FIRST.received,
+        addresses: Some((tuple(7).client, tuple(7).server)),
+    });
+    bench.now += 1;
+    bench.look(1, 1, writer.part(true));
+    bench.say(1, 1, Role::Client, Sent, 0, 100);
+    bench.at(2);
+    assert!(bench.checker.order.is_empty(), "it is sought");
+    bench.update(1, 1, carried(LATER));
+    bench
+}
+
+const COOKIE: u64 = 1007;
+
+fn somebodys(cookie: u64) -> Answer {
+    Answer::Live(LiveSocket {
+        cookie,
+        uid: 0,
+        inode: 9,
+        at_home: true,
+    })
+}
+
+#[test]
+fn what_a_process_sees_of_itself_is_believed_as_a_claim() {
+    for (answer, proof) in [
+        (somebodys(COOKIE), Proof::Proven),
+        (Answer::Gone, Proof::Unproven),
+        (Answer::Unanswered, Proof::Unproven),
+    ] {
+        let mut bench = told(answer);
+        bench.at(3);
+        let flow = bench.checker.only();
+        assert_eq!(flow.info.binding, Binding::Counters);
+        assert_eq!(flow.info.tuple, tuple(7));
+        assert_eq!(flow.info.proof, Some(proof));
+        assert_eq!(flow.delivered, 100);
+    }
+}
+
+#[test]
+fn a_process_that_names_anothers_connection_gets_none() {
+    let mut bench = told(somebodys(COOKIE + 1));
+    bench.at(3);
+    assert!(bench.checker.order.is_empty(), "it may be over");
+    bench.at(600);
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.binding, Binding::Placeholder);
+    assert_eq!(flow.info.proof, Some(Proof::Contradicted));
+    assert_eq!(bench.mapper.stats().claims_contradicted, 1);
+    // Of one that is over somebody else has the addresses by now.
+    let mut bench = told(somebodys(COOKIE + 1));
+    bench.close(1, 1, CloseReason::Free);
+    bench.at(3);
+    let flow = bench.checker.only();
+    assert_eq!(flow.info.tuple, tuple(7));
+    assert_eq!(flow.info.proof, Some(Proof::Unproven));
 }

@@ -1,0 +1,153 @@
+#![allow(
+    unsafe_code,
+    reason = "descriptors that may be closed at any time are asked by their numbers"
+)]
+//! A look at the process's own TCP connections, for an agent that can't see the wire: taken where a call ends in which a
+//! connection without a socket has grown. What it means: the agent's `flow::counters`.
+//!
+//! Only for an agent that asks for it by the environment (`sslcollector run` does where it may not capture), a few times a
+//! connection. Descriptors are asked, never read, polled or kept: getsockopt(2), FIONREAD and getsockname(2) of what is a socket of
+//! TCP, and one getsockopt(2) of all others, which the kernel refuses without asking anybody.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::event::{FdSetElement, Timespec, fd_set_insert, select};
+use rustix::io::{Errno, fcntl_getfd, ioctl_fionread};
+
+use crate::event::{CarriedBy, LookWriter};
+use crate::process::{self, Ring};
+use crate::records::write_look;
+use crate::socket::{addresses, cookie, number, tcp_info};
+use crate::tcp::{CLOSED, LISTENING, TcpInfo};
+
+/// Sizes of the kernel's table of descriptors (it has a place for each number below) with which a process is looked at.
+const TABLES: [i32; 3] = [64, 128, 256];
+/// Of a set for select(2) in which each of these numbers has a bit.
+const SET_WORDS: usize = 256 / 8 / size_of::<FdSetElement>() + 1;
+/// Most connections that are looked at.
+const MOST_CONNECTIONS: usize = 64;
+/// How often a connection is asked that something comes to meanwhile.
+const TRIES: usize = 4;
+/// Address family of what carries TCP without saying so (AF_SMC, linux/socket.h).
+const SMC: u32 = 43;
+/// Protocol of what has several connections of TCP in it (IPPROTO_MPTCP, linux/in.h).
+const MPTCP: u32 = 262;
+const TCP: u32 = 6;
+
+/// What is found at a number.
+enum Found {
+    /// No connection.
+    Nothing,
+    /// One of which it can't be known what it carries: the look says nothing.
+    Unknown,
+    Connection(CarriedBy),
+}
+
+/// Tells of all connections of this process, in the words of `connection`, whose library has read and written so much.
+/// Whether exactly one of them has carried as much.
+pub(crate) fn tell(ring: &Ring, connection: u64, own: (u64, u64)) -> bool {
+    // Clear text comes first.
+    if !ring.producer.is_half_empty() {
+        return false;
+    }
+    let mut writer = LookWriter::new(process::now_ns());
+    let Some(table) = TABLES.into_iter().find(|size| ends_at(*size)) else {
+        return false;
+    };
+    let (mut count, mut alike) = (0, 0);
+    for descriptor in 0..table {
+        let found = match find(descriptor, own) {
+            Found::Nothing => continue,
+            Found::Connection(found) if count < MOST_CONNECTIONS => found,
+            Found::Connection(_) | Found::Unknown => return false,
+        };
+        count += 1;
+        alike += usize::from((found.received, found.sent) == own);
+        if writer.is_full() {
+            if !write_look(ring, connection, writer.part(false)) {
+                return false;
+            }
+            writer.next();
+        }
+        writer.push(&found);
+    }
+    count != 0 && write_look(ring, connection, writer.part(true)) && alike == 1
+}
+
+/// Whether the table of descriptors has no place for this number, nor for a higher one: select(2) refuses a closed
+/// descriptor only if the table has a place for it. Nothing is asked of anybody's descriptor.
+fn ends_at(number: i32) -> bool {
+    let mut set = [FdSetElement::default(); SET_WORDS];
+    if fcntl_getfd(borrow(number)) != Err(Errno::BADF) {
+        return false;
+    }
+    fd_set_insert(&mut set, number);
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel looks itself whether the one number in the set is a descriptor; it isn't written to.
+    unsafe { select(number + 1, None, None, Some(&mut set), Some(&at_once)) }.is_ok()
+}
+
+fn find(descriptor: i32, own: (u64, u64)) -> Found {
+    let socket = borrow(descriptor);
+    match number(socket, libc::SO_PROTOCOL) {
+        Ok(TCP) => {}
+        Ok(MPTCP) => return Found::Unknown,
+        Ok(_) => {
+            return match number(socket, libc::SO_DOMAIN) {
+                Ok(SMC) => Found::Unknown,
+                _ => Found::Nothing,
+            };
+        }
+        Err(Errno::BADF | Errno::NOTSOCK) => return Found::Nothing,
+        // Nobody may ask.
+        Err(_) => return Found::Unknown,
+    }
+    match tcp_info(socket) {
+        Some(info) if info.state == LISTENING => Found::Nothing,
+        Some(info) if info.state != CLOSED => {
+            connection(socket, info, own).map_or(Found::Unknown, Found::Connection)
+        }
+        _ => Found::Unknown,
+    }
+}
+
+fn connection(socket: BorrowedFd<'_>, info: TcpInfo, own: (u64, u64)) -> Option<CarriedBy> {
+    let (info, received) = carried(socket, info)?;
+    let is_alike = (received, info.put_in) == own;
+    Some(CarriedBy {
+        cookie: cookie(socket, libc::SO_COOKIE)?,
+        sent: info.put_in,
+        received,
+        addresses: addresses(socket).filter(|_| is_alike),
+    })
+}
+
+/// What the program has put in and taken out. What it hasn't taken yet is asked for between two counts of what has arrived,
+/// which must be equal: else something has arrived in between.
+fn carried(socket: BorrowedFd<'_>, mut before: TcpInfo) -> Option<(TcpInfo, u64)> {
+    for _ in 0..TRIES {
+        let waiting = ioctl_fionread(socket).ok()?;
+        let now = tcp_info(socket)?;
+        if now.arrived == before.arrived {
+            // FIONREAD doesn't count a FIN.
+            let taken = now.arrived.checked_sub(waiting)?;
+            let received = taken.checked_sub(u64::from(now.peer_has_finished()))?;
+            return Some((now, received));
+        }
+        before = now;
+    }
+    None
+}
+
+fn borrow<'a>(descriptor: i32) -> BorrowedFd<'a> {
+    // SAFETY: not -1. It is only handed to system calls that change nothing; one that is closed, or somebody else's by now, is
+    // refused or answers for itself.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
+}
+
+#[cfg(test)]
+#[path = "look_tests.rs"]
+mod tests;
