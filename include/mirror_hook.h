@@ -116,7 +116,9 @@ void mirror_hook_init(void);
 
 // A handshake begins: asks for an agent if there is none. The only function that makes system calls
 // on anything but a socket given to mirror_hook_open or mirror_hook_update (in a forked child,
-// mirror_hook_open asks for an agent too).
+// mirror_hook_open asks for an agent too; and where the environment says SSLCOLLECTOR_TELL_SOCKETS=1, both
+// ask all descriptors of the process what they have carried, a few times a connection, of which no socket and
+// no address is told, and the wire counts are).
 void mirror_hook_handshake(void);
 
 // True if mirror_hook_open has to be called before this connection's next record: it isn't announced

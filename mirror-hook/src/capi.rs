@@ -156,7 +156,9 @@ pub extern "C" fn mirror_hook_init() {
 
 /// A handshake begins: asks for an agent if there is none. The only function that makes system calls
 /// on anything but a socket given to mirror_hook_open or mirror_hook_update (in a forked child,
-/// mirror_hook_open asks for an agent too).
+/// mirror_hook_open asks for an agent too; and where the environment says SSLCOLLECTOR_TELL_SOCKETS=1, both
+/// ask all descriptors of the process what they have carried, a few times a connection, of which no socket and
+/// no address is told, and the wire counts are).
 #[unsafe(no_mangle)]
 pub extern "C" fn mirror_hook_handshake() {
     entry!(process::handshake())

@@ -68,7 +68,8 @@ pub struct NoMirror;
 impl Mirror for NoMirror {}
 
 /// A handshake begins: asks for an agent if there is none. The only function that makes system
-/// calls on other things than the socket that is given to [`Mirror::open`] and [`Mirror::update`].
+/// calls on other things than the socket that is given to [`Mirror::open`] and [`Mirror::update`]; but for looks at the
+/// process's sockets, where these two know none and an agent asks for that (see [`config`](crate::config)).
 pub fn handshake() {
     guarded(process::handshake);
 }

@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! OPEN, UPDATE: bytes that the library has read from and written to its transport, and when ──┐
-//! /proc/PID/fd, sock_diag(7): the process's connections, bytes received and sent by each ─────┴─> Process ─> its socket
+//! LOOK: the process's connections, bytes received and sent by each, as it sees them itself ───┼─> Process ─> its socket
+//! /proc/PID/fd, sock_diag(7): the same, seen from here ───────────────────────────────────────┘
 //! ```
+//!
+//! On one machine a transfer is over within a millisecond or two of its handshake, before the ring is read next. So a process that
+//! `run` starts looks itself, at the end of the first calls in which a connection without a socket has carried something: nothing
+//! of that connection passes meanwhile.
 //!
 //! # Why what is found is true
 //!
@@ -36,26 +41,29 @@
 //! to another one that happens to have its counts. Such a session stays unbound. So do those of which two move alike at
 //! every look, and one whose socket was gone at the first.
 //!
+//! Looks may overlap, the process's own with one another and with ours: of two that do, which saw a socket first isn't known, so what
+//! it has moved between them isn't asked. And where a process looks itself, at the end of a call, a BIO in memory still holds what that has
+//! written: there nobody is excluded by what he hasn't sent.
+//!
 //! That no other socket can be the session's is proven for libraries whose BIO is the socket, whoever else has sockets in
-//! the process (`table_tests` plays that). What is left: a program that holds back what was written just as a look passes, at the
+//! the process (`table_tests` plays that). What is left: a program that holds back what was written, or reads ahead, just as looks pass, at the
 //! very moments at which another of its connections, of which nobody tells (of another TLS library), stands at exactly
 //! the same two pairs of counts; and a session whose socket isn't among its own process's descriptors, with such a twin.
-//! And whoever lies about its counts: it can only get a connection of its own, since no others are looked at.
 //!
-//! # What it doesn't find, and what would
+//! Whoever lies about its counts can only get a connection of its own, where ours are the eyes. Addresses that its process alone has told
+//! are a claim, which the kernel is asked about as about any other (`flow::proof`).
 //!
-//! A look has to come while a session rests, between two of its words. On one machine all is over within a millisecond or two of
-//! the handshake, before the ring is read next: of such transfers some of ten are found, and of fifty at once those
-//! whose amounts part while others still talk. Nothing that an agent sees from outside mends that without guessing:
+//! # What it doesn't find
+//!
+//! Sessions in front of whose TLS there is clear text; those that go through something else than a TCP connection of their
+//! process; those of a process with more than 64 connections, or a table of more than 256 descriptors, that are over before it is looked at from
+//! here; and of a program with BIOs in memory those that are never at rest when a call ends. From outside nothing mends that without guessing:
 //!
 //! - a socket that was there when the process asked for its ring, alone, isn't the session's for that: what is written into a
 //!   BIO in memory may pass through a pipe, and the one TCP connection be another's. Equal counts alone say it.
 //! - what has been closed keeps no counts: a socket in TIME_WAIT has none. The kernel tells the last ones of each that it
 //!   destroys (SKNLGRP_INET_TCP_DESTROY), of all processes and without saying whose it was: that the session's own was among
 //!   those that were seen isn't known, and what a program hasn't read of its peer's end is in them.
-//! - the process itself could look, at the end of each handshake and of each session, when its counts hold: a getsockopt(2) of
-//!   each of its descriptors, in a thread and on descriptors that aren't the mirror's. Being harmless comes first. Whoever wants
-//!   all addresses lets sslcollector see handshakes.
 
 use crate::event::{MonotonicTime, ProcessInfo};
 use crate::flow::proof::{Claim, Ends};

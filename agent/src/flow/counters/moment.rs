@@ -53,7 +53,8 @@ pub(super) fn is_excluded(session: &Session, other: u64, moments: &[Moment<'_>])
                 let may = |moved| may_move(moved, first.range(), moment.range(), of);
                 !is_later || moved.is_some_and(may)
             };
-            // What was written last may still be held back, where nothing shows the contrary.
+            // What was written last may still be held back, where nothing shows the contrary; at the end of a call
+            // it often is.
             let sent_apart = !first.look.told
                 && !moment.look.told
                 && moment.most.is_some()

@@ -7,8 +7,7 @@
 //! received  tcpi_bytes_received - receive queue                        what came in order, without what the program hasn't read
 //! ```
 //!
-//! A FIN counts as a byte in both: the sender's is in `notsent` as long as it waits, the receiver's in `received`, and in
-//! the queue until the program has seen it.
+//! A FIN counts as a byte in both ([`TcpInfo`]); the receiver's is also in the queue, until the program has seen it.
 //!
 //! All connections of the machine are listed only where a descriptor has turned up whose addresses aren't known; then each
 //! is asked for by these and by its cookie, some microseconds each.
