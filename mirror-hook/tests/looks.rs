@@ -3,6 +3,10 @@
 //! Where the agent asks for it, a process tells what its connections have carried; in whole processes, with an agent beside
 //! them.
 
+#[allow(
+    dead_code,
+    reason = "other tests with an agent need more of it than this one"
+)]
 mod support;
 
 use std::collections::BTreeSet;
