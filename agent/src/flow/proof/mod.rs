@@ -22,7 +22,7 @@
 //! already when it was looked, which isn't the process's fault. The mapper waits a moment for that.
 //!
 //! Who names no socket is looked for on the wire by its handshake's randoms. These are public, so what is found there is
-//! asked about, too, and doubtful only where it certainly is another's ([`is_anothers`]).
+//! asked about, too, and doubtful only where it certainly is another's (`is_anothers`).
 //!
 //! No cookie and no right to ask leave a claim unproven, unless the socket is seen to be another's. That a cookie is another connection's isn't looked for: all
 //! sockets would have to be listed, and addresses that nobody has take nothing from anybody.
