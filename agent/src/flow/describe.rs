@@ -134,29 +134,31 @@ impl Mapper {
     pub(super) fn doubt_shown(&mut self, session: &mut Session, is_over: bool) {
         // Its connection may have ended when the kernel was asked, as one that it names may have.
         if is_over || session.known.tuple().is_some() || session.found().is_some() {
-            session.is_anothers = None;
+            session.looked_at = None;
             return;
         }
         let shown = self.on_wire(session);
-        if session.is_anothers == Some(true)
+        if session.is_shown_anothers()
             || shown.is_some_and(|(tuple, _)| session.shows_anothers(tuple, &mut *self.claims))
         {
             session.known.set_verdict(Verdict::Doubtful);
         }
     }
 
-    fn on_wire(&self, session: &Session) -> Option<(Tuple, Binding)> {
-        if session.is_anothers == Some(true) {
+    fn on_wire(&mut self, session: &Session) -> Option<(Tuple, Binding)> {
+        if session.is_shown_anothers() {
             return None;
         }
-        let look = || shown(&self.binder, self.networks.as_deref(), session);
-        session
-            .shown
-            .or_else(|| look().map(|shown| (shown.tuple, shown.binding)))
+        if session.shown.is_some() {
+            return session.shown;
+        }
+        let networks = self.networks.as_deref();
+        let shown = shown(&self.binder, networks, &mut *self.claims, session)?;
+        Some((shown.tuple, shown.binding))
     }
 
     /// Whether the filters exclude a session of which all is known that will be.
-    pub(super) fn excluded(&self, session: &Session) -> Option<Excluded> {
+    pub(super) fn excluded(&mut self, session: &Session) -> Option<Excluded> {
         let policy = session.policy.as_deref()?;
         let is_asked = policy.takes_wire() && session.known.tuple().is_none();
         let wire = is_asked.then(|| self.on_wire(session)).flatten();
@@ -182,10 +184,12 @@ pub(super) struct Shown {
 
 /// Of the addresses that the wire shows those may be the session's whose near end is one of its process's network:
 /// translations have others. Where several may, they are somebody's who says what others say, and faster than they: none
-/// is taken before all are answered, and several that are answered alike are ambiguous.
+/// is taken before all are answered, and several that are answered alike are ambiguous. But those that the kernel knows to be
+/// another's are not the session's: a proxy's that passes its bytes on.
 pub(super) fn shown(
     binder: &Binder,
     networks: Option<&dyn Networks>,
+    sockets: &mut dyn Sockets,
     session: &Session,
 ) -> Option<Shown> {
     let randoms = session.known.randoms()?;
@@ -206,7 +210,15 @@ pub(super) fn shown(
     }
     let is_settled = seen.iter().all(|(_, is_answered)| *is_answered);
     seen.retain(|(_, is_answered)| *is_answered);
-    let answered: Vec<_> = seen.into_iter().map(|(tuple, _)| tuple).collect();
+    let mut answered: Vec<_> = seen.into_iter().map(|(tuple, _)| tuple).collect();
+    if answered.len() > 1 {
+        let mut own = answered.clone();
+        own.retain(|tuple| !is_anothers(&Ends::of(*tuple, role), process, sockets));
+        // Where all are, that is what is said of the first.
+        if !own.is_empty() {
+            answered = own;
+        }
+    }
     is_ambiguous |= answered.len() != 1;
     let connected = networks.filter(|_| answered.len() > 1);
     let connected = connected.map(|networks| networks.connected(process, role, &answered));

@@ -67,7 +67,7 @@ impl Mapper {
             counted_verdict: None,
             continued,
             shown: None,
-            is_anothers: None,
+            looked_at: None,
             state,
         };
         self.sessions.insert(key, session);

@@ -41,7 +41,7 @@ impl Mapper {
         if matches!(joins, Joins::Nothing) {
             self.doubt_told(&mut session);
             self.doubt_shown(&mut session, waiting.over);
-            if session.is_anothers == Some(true) {
+            if session.is_shown_anothers() {
                 id = self.own_id(eldest, Some(&id)); // that is the other's
             }
         }

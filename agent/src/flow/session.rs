@@ -28,8 +28,8 @@ pub(super) struct Session {
     pub(super) continued: Option<Continued>,
     /// The addresses that the wire shows, once more of it will change nothing.
     pub(super) shown: Option<(Tuple, Binding)>,
-    /// Whether these are another's connection, once the kernel was asked.
-    pub(super) is_anothers: Option<bool>,
+    /// Of which of those that it has shown the kernel was asked last, and whether that is another's connection.
+    pub(super) looked_at: Option<(Tuple, bool)>,
     pub(super) state: State,
 }
 
@@ -63,14 +63,25 @@ impl Session {
 
     /// What the process or the wire tells of its connection is another's, unless the session turns out to be over.
     pub(super) fn is_doubted(&self) -> bool {
-        self.verdict() == Some(Verdict::Doubtful) || self.is_anothers == Some(true)
+        self.verdict() == Some(Verdict::Doubtful) || self.is_shown_anothers()
     }
 
     /// Whether the connection that the wire shows is another's. Randoms are public: whoever has seen them may name them.
     pub(super) fn shows_anothers(&mut self, tuple: Tuple, sockets: &mut dyn Sockets) -> bool {
-        let (ends, process) = (Ends::of(tuple, self.known.role), &self.process);
-        let ask = || is_anothers(&ends, process, sockets);
-        *self.is_anothers.get_or_insert_with(ask)
+        if let Some((looked_at, is_anothers)) = self.looked_at
+            && looked_at == tuple
+        {
+            return is_anothers;
+        }
+        let ends = Ends::of(tuple, self.known.role);
+        let is_anothers = is_anothers(&ends, &self.process, sockets);
+        self.looked_at = Some((tuple, is_anothers));
+        is_anothers
+    }
+
+    /// The wire has shown nothing but another's connection.
+    pub(super) fn is_shown_anothers(&self) -> bool {
+        matches!(self.looked_at, Some((_, true)))
     }
 }
 

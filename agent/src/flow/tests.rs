@@ -25,6 +25,7 @@ mod families;
 mod filters;
 mod mapping;
 mod oracle;
+mod others;
 mod sessions;
 
 const EPOCH: u64 = 1_700_000_000_000_000_000;

@@ -55,7 +55,8 @@ impl Mapper {
         let on_wire = if known {
             randoms.is_some_and(|randoms| self.binder.find(&randoms).is_some())
         } else {
-            let shown = shown(&self.binder, self.networks.as_deref(), session);
+            let networks = self.networks.as_deref();
+            let shown = shown(&self.binder, networks, &mut *self.claims, session);
             let settled = shown.filter(|shown| shown.is_settled);
             session.shown = settled.map(|shown| (shown.tuple, shown.binding));
             match session.shown {
