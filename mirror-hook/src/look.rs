@@ -6,7 +6,7 @@
 //! connection without a socket has grown. What it means: the agent's `flow::counters`.
 //!
 //! Only for an agent that asks for it by the environment (`sslcollector run` does where it may not capture), a few times a
-//! connection. Descriptors are asked, never read, polled or kept: getsockopt(2), FIONREAD and getsockname(2) of what is a socket of
+//! connection, and within a [budget]. Descriptors are asked, never read, polled or kept: getsockopt(2), FIONREAD and getsockname(2) of what is a socket of
 //! TCP, and one getsockopt(2) of all others, which the kernel refuses without asking anybody.
 
 use std::os::fd::BorrowedFd;
@@ -19,6 +19,11 @@ use crate::process::{self, Ring};
 use crate::records::write_look;
 use crate::socket::{addresses, cookie, number, tcp_info};
 use crate::tcp::{CLOSED, LISTENING, TcpInfo};
+
+mod budget;
+use budget::Budget;
+
+static BUDGET: Budget = Budget::new();
 
 /// Sizes of the kernel's table of descriptors (it has a place for each number below) with which a process is looked at.
 const TABLES: [i32; 3] = [64, 128, 256];
@@ -46,11 +51,18 @@ enum Found {
 /// Tells of all connections of this process, in the words of `connection`, whose library has read and written so much.
 /// Whether exactly one of them has carried as much.
 pub(crate) fn tell(ring: &Ring, connection: u64, own: (u64, u64)) -> bool {
+    let began_ns = process::now_ns();
     // Clear text comes first.
-    if !ring.producer.is_half_empty() {
+    if !ring.producer.is_half_empty() || !BUDGET.allows(began_ns) {
         return false;
     }
-    let mut writer = LookWriter::new(process::now_ns());
+    let found_alone = look(ring, connection, own, began_ns);
+    BUDGET.spend(began_ns, process::now_ns());
+    found_alone
+}
+
+fn look(ring: &Ring, connection: u64, own: (u64, u64), began_ns: u64) -> bool {
+    let mut writer = LookWriter::new(began_ns);
     let Some(table) = TABLES.into_iter().find(|size| ends_at(*size)) else {
         return false;
     };

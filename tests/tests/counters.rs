@@ -62,7 +62,9 @@ impl<'p> User<'p> {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         command.arg("--inh-caps=-all").arg(&self.binary);
-        command.args(["run", "-w"]).arg(&file);
+        // On a busy machine the agent may be late.
+        command.args(["run", "--on-full", "wait:10000", "-w"]);
+        command.arg(&file);
         command.arg("--library-dir").arg(&self.library).arg("--");
         let output = run(command.args(program).current_dir("/"));
         let said = String::from_utf8_lossy(&output.stderr);
