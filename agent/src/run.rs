@@ -100,8 +100,9 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
     let mut mapper = Mapper::new(mapper, Clock::start()).asking(claims);
     mapper.ask_networks(Box::new(ProcNetworks::default()));
     // Where the wire is watched, that finds what can be found; whoever runs one program may have nothing to watch.
+    let tell_sockets = capture.is_none() && !serves;
     if capture.is_none() || !serves {
-        mapper = mapper.looking(Box::new(KernelLooker::new()));
+        mapper = mapper.looking(Box::new(KernelLooker::new()), tell_sockets);
     }
     let mut agent = Agent {
         settings,
@@ -148,7 +149,7 @@ pub(crate) fn run(settings: &Settings, kept: Vec<Inherited>) -> anyhow::Result<u
                 ring_bytes: settings.ring_bytes,
                 wait_ms: settings.wait_ms,
                 filters: &settings.filters,
-                tell_sockets: agent.capture.is_none(),
+                tell_sockets,
                 stdout_to_stderr: stdout.is_some(),
             };
             let running = Running::start(program, &terms)?;

@@ -161,10 +161,10 @@ impl Mapper {
     }
 
     /// Where a session tells no addresses, from now on these may be found by what the process's connections have carried,
-    /// see [`counters`](super::counters).
+    /// see [`counters`](super::counters). `told`: processes were asked to look themselves, too.
     #[must_use]
-    pub fn looking(mut self, looker: Box<dyn Looker>) -> Self {
-        self.finder = Some(Finder::new(looker));
+    pub fn looking(mut self, looker: Box<dyn Looker>, told: bool) -> Self {
+        self.finder = Some(Finder::new(looker, told));
         self
     }
 

@@ -27,6 +27,8 @@ const SHARE: u64 = 4;
 #[derive(Debug)]
 pub(in crate::flow) struct Finder {
     looker: Box<dyn Looker>,
+    /// Processes look themselves, too.
+    tells: bool,
     processes: HashMap<u32, Watched>,
     sessions: HashMap<SessionKey, Of>,
     /// Sockets that were found to be a session's, by their cookies.
@@ -55,21 +57,13 @@ struct Watched {
     gone: bool,
     /// Its sockets are to be known when its first session begins.
     expected: bool,
-    /// It looks itself.
-    tells: bool,
-}
-
-impl Watched {
-    /// Whether anybody looks.
-    fn may_find(&self) -> bool {
-        !self.closed || self.tells
-    }
 }
 
 impl Finder {
-    pub(in crate::flow) fn new(looker: Box<dyn Looker>) -> Self {
+    pub(in crate::flow) fn new(looker: Box<dyn Looker>, tells: bool) -> Self {
         Self {
             looker,
+            tells,
             processes: HashMap::new(),
             sessions: HashMap::new(),
             bound: BoundedMap::new(MOST_BOUND),
@@ -88,7 +82,6 @@ impl Finder {
             SessionChange::Update { meta } => self.update(key, event.at, meta),
             SessionChange::Look { part } => {
                 if let Some(watched) = self.watched_mut(key) {
-                    watched.tells = true;
                     watched.process.told_look(key, event.at, part);
                 }
             }
@@ -114,7 +107,8 @@ impl Finder {
     /// Whether a session's socket may be found yet.
     pub(in crate::flow) fn seeks(&self, key: SessionKey) -> bool {
         let watched = self.watched(key);
-        watched.is_some_and(|watched| watched.may_find() && watched.process.may_find(key))
+        let looked_at = |watched: &Watched| self.tells || !watched.closed;
+        watched.is_some_and(|watched| looked_at(watched) && watched.process.may_find(key))
     }
 
     /// Nobody waits for it any more.
@@ -159,7 +153,7 @@ impl Finder {
                     continue;
                 }
                 watched.closed = true;
-                if !watched.may_find() {
+                if !self.tells {
                     let sought = watched.process.take_sought();
                     all.extend(sought.into_iter().map(|key| (key, None)));
                 }
@@ -233,7 +227,6 @@ impl Finder {
             seen: false,
             gone: false,
             expected: false,
-            tells: false,
         };
         Some(self.processes.entry(info.pid).or_insert_with(new))
     }

@@ -61,7 +61,7 @@ fn carried(counts: Counts) -> Meta<'static> {
 fn asked(mut bench: Bench, sockets: Option<Vec<(u8, Counts)>>) -> (Bench, Eyes) {
     let eyes = Eyes::default();
     eyes.0.lock().unwrap().sockets = sockets;
-    bench.mapper = bench.mapper.looking(Box::new(eyes.clone()));
+    bench.mapper = bench.mapper.looking(Box::new(eyes.clone()), false);
     bench.at(1);
     bench.open(1, 1, carried(AT_FIRST));
     bench.say(1, 1, Role::Client, Sent, 0, 100);
@@ -132,7 +132,7 @@ fn nobody_waits_for_what_cannot_be_found() {
     assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
     // It tells no counts.
     let mut bench = new();
-    bench.mapper = bench.mapper.looking(Box::new(Eyes::default()));
+    bench.mapper = bench.mapper.looking(Box::new(Eyes::default()), false);
     bench.open(1, 1, done(1, Role::Client));
     assert_eq!(bench.checker.only().info.binding, Binding::Placeholder);
 }
@@ -172,7 +172,13 @@ fn told(answer: Answer) -> Bench {
     let mut bench = new();
     bench.mapper = mapper
         .asking(Box::new(Holder(answer)))
-        .looking(Box::new(Eyes::default()));
+        .looking(Box::new(Eyes::default()), true);
+    // It may be gone when its ring is looked at first.
+    let process = Arc::new(ProcessInfo {
+        pid: 1,
+        ..ProcessInfo::default()
+    });
+    bench.mapper.expect(&process, MonotonicTime(0));
     bench.at(1);
     bench.open(1, 1, carried(AT_FIRST));
     let mut writer = LookWriter::new(MS);
