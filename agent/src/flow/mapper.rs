@@ -254,6 +254,8 @@ impl Mapper {
     /// The agent ends: everything that waits goes out as it is. Live flows are left as they stand:
     /// their connections go on.
     pub fn finish(&mut self, now: MonotonicTime, sink: &mut dyn FlowSink) {
+        // What has just come may say where somebody belongs.
+        self.expire(now, sink);
         let waiting: Vec<_> = self.sessions_waiting();
         for key in waiting {
             self.release_anyhow(key, now, sink);

@@ -243,3 +243,12 @@ fn a_process_that_names_anothers_connection_gets_none() {
     assert_eq!(flow.info.tuple, tuple(7));
     assert_eq!(flow.info.proof, Some(Proof::Unproven));
 }
+
+#[test]
+fn what_came_last_is_decided_at_the_end_of_the_agent() {
+    let mut bench = told(Answer::Gone);
+    bench.close(1, 1, CloseReason::Free);
+    let now = MonotonicTime(bench.now);
+    bench.mapper.finish(now, &mut bench.checker);
+    assert_eq!(bench.checker.only().info.tuple, tuple(7));
+}
