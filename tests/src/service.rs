@@ -127,10 +127,35 @@ impl Service {
 /// An agent that serves, in a place that other users may enter.
 #[derive(Debug)]
 pub struct Agent {
+    /// In front of the process, which its end kills.
+    _report: Report,
     /// The process.
     pub process: Process,
     socket: PathBuf,
     said: PathBuf,
+}
+
+/// Where a test fails, what its agent counted is in what the test says.
+#[derive(Debug)]
+struct Report {
+    agent: u32,
+    said: PathBuf,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", self.agent));
+        // Nobody has waited for it yet, so the number is its own.
+        let runs = || state().is_ok_and(|state| !state.contains(") Z "));
+        if !std::thread::panicking() || !runs() {
+            return;
+        }
+        crate::process::send(self.agent, Signal::TERM);
+        let patience = (0..100).take_while(|_| runs());
+        patience.for_each(|_| std::thread::sleep(std::time::Duration::from_millis(50)));
+        let said = std::fs::read_to_string(&self.said).unwrap_or_default();
+        eprintln!("the agent, ended by its failed test: {said}");
+    }
 }
 
 impl Agent {
@@ -163,8 +188,13 @@ impl Agent {
         let mut command = serve_at(&socket);
         command.args(options).stdout(stdout);
         command.stderr(File::create(&said).expect("a file"));
+        let process = Process::start(&mut command);
         let mut agent = Self {
-            process: Process::start(&mut command),
+            _report: Report {
+                agent: process.id(),
+                said: said.clone(),
+            },
+            process,
             socket,
             said,
         };
