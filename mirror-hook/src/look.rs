@@ -11,8 +11,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::event::{FdSetElement, Timespec, fd_set_insert, select};
-use rustix::io::{Errno, fcntl_getfd, ioctl_fionread};
+use rustix::event::{FdSetElement, FdSetIter, Timespec, fd_set_insert, select};
+use rustix::io::{Errno, ioctl_fionread};
 
 use crate::event::{CarriedBy, LookWriter};
 use crate::process::{self, Ring};
@@ -33,8 +33,10 @@ const SET_WORDS: usize = 256 / 8 / size_of::<FdSetElement>() + 1;
 const MOST_CONNECTIONS: usize = 64;
 /// How often a connection is asked that something comes to meanwhile.
 const TRIES: usize = 4;
-/// Address family of what carries TCP without saying so (AF_SMC, linux/socket.h).
+/// What carries TCP without saying so: as an address family (AF_SMC, linux/socket.h) …
 const SMC: u32 = 43;
+/// … and, since Linux 6.11, as a protocol (IPPROTO_SMC, linux/smc.h).
+const PROTOCOL_SMC: u32 = 256;
 /// Protocol of what has several connections of TCP in it (IPPROTO_MPTCP, linux/in.h).
 const MPTCP: u32 = 262;
 const TCP: u32 = 6;
@@ -86,27 +88,26 @@ fn look(ring: &Ring, connection: u64, own: (u64, u64), began_ns: u64) -> bool {
     count != 0 && write_look(ring, connection, writer.part(true)) && alike == 1
 }
 
-/// Whether the table of descriptors has no place for this number, nor for a higher one: select(2) refuses a closed
-/// descriptor only if the table has a place for it. Nothing is asked of anybody's descriptor.
+/// Whether the table of descriptors has no place for this number, which begins a word of a set for select(2), nor for a higher
+/// one: that reads and writes back no more words of a set than the table has bits for. The bit that shows it is behind the
+/// last one that counts, so no descriptor is asked, whoever opens one meanwhile.
 fn ends_at(number: i32) -> bool {
     let mut set = [FdSetElement::default(); SET_WORDS];
-    if fcntl_getfd(borrow(number)) != Err(Errno::BADF) {
-        return false;
-    }
-    fd_set_insert(&mut set, number);
+    fd_set_insert(&mut set, number + 1);
     let at_once = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the kernel looks itself whether the one number in the set is a descriptor; it isn't written to.
-    unsafe { select(number + 1, None, None, Some(&mut set), Some(&at_once)) }.is_ok()
+    // SAFETY: there is no descriptor in the part of the set that counts.
+    let done = unsafe { select(number + 1, None, None, Some(&mut set), Some(&at_once)) };
+    done.is_ok() && FdSetIter::new(&set).next().is_some()
 }
 
 fn find(descriptor: i32, own: (u64, u64)) -> Found {
     let socket = borrow(descriptor);
     match number(socket, libc::SO_PROTOCOL) {
         Ok(TCP) => {}
-        Ok(MPTCP) => return Found::Unknown,
+        Ok(MPTCP | PROTOCOL_SMC) => return Found::Unknown,
         Ok(_) => {
             return match number(socket, libc::SO_DOMAIN) {
                 Ok(SMC) => Found::Unknown,

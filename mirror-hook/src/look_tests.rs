@@ -98,9 +98,11 @@ fn what_is_no_connection_is_passed_over_and_what_cannot_be_known_says_nothing() 
         socket(AddressFamily::INET, SocketType::STREAM, protocol)
     };
     assert!(unknown(socket(TCP).unwrap()));
-    // Where the kernel has it.
-    if let Ok(several) = socket(MPTCP) {
-        assert!(unknown(several));
+    // Where the kernel has them.
+    for protocol in [MPTCP, PROTOCOL_SMC] {
+        if let Ok(several) = socket(protocol) {
+            assert!(unknown(several), "{protocol}");
+        }
     }
 }
 
