@@ -125,8 +125,12 @@ impl Finder {
         let mut all = Vec::new();
         for watched in self.processes.values_mut() {
             for (key, socket) in watched.process.decide() {
-                self.bound.insert(socket, ());
-                all.push((key, watched.process.found(key)));
+                let found = watched.process.found(key);
+                // What only its process says keeps no other one from its own.
+                if let Some(Found::Seen(_)) = found {
+                    self.bound.insert(socket, ());
+                }
+                all.push((key, found));
             }
             let hopeless = watched.process.take_hopeless();
             all.extend(hopeless.into_iter().map(|key| (key, None)));

@@ -8,6 +8,10 @@ use crate::event::MonotonicTime;
 
 /// Words of one session that are remembered, of those that matter to no look that is.
 pub(super) const MOST_TOLD: usize = 256;
+/// Sockets with which it stood at looks that are remembered, for each of these.
+pub(super) const MOST_STOOD: usize = 512;
+/// Sockets that have contradicted one session, of those in looks that are remembered. One that more have contradicted is odd.
+pub(super) const MOST_CONTRADICTED: usize = 1024;
 
 /// Counts that a session has told, and when.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +64,11 @@ pub(super) enum Place {
 }
 
 impl Session {
-    /// The last word at this time, by its number.
+    /// The last word before this time, by its number. Of what has the same time, as with a coarse clock, nobody knows which came
+    /// first.
     pub(super) fn last(&self, at: MonotonicTime) -> Option<usize> {
         self.told
-            .partition_point(|told| told.at <= at)
+            .partition_point(|told| told.at < at)
             .checked_sub(1)
     }
 
@@ -76,14 +81,15 @@ impl Session {
 
     /// No more had passed by then, by its own word; `None`: it has said nothing since.
     pub(super) fn most(&self, at: MonotonicTime) -> Option<Counts> {
-        let next = self.told.partition_point(|told| told.at < at);
+        let next = self.told.partition_point(|told| told.at <= at);
         self.told.get(next).map(|told| told.counts)
     }
 
     /// Where the session stood at this look, if it did for the whole of it.
     fn stood_at(&self, look: &Look) -> Option<Counts> {
         let number = self.last(look.began)?;
-        let stood = look.complete && self.last(look.ended) == Some(number);
+        let behind = self.told.partition_point(|told| told.at <= look.ended);
+        let stood = look.complete && behind == number + 1;
         Some(self.told.get(number).filter(|_| stood)?.counts)
     }
 
@@ -106,8 +112,8 @@ impl Session {
                 let before = self
                     .told
                     .get(number + 1)
-                    .is_none_or(|next| next.at > look.began);
-                let behind = after.is_none_or(|before| before.at < look.ended);
+                    .is_none_or(|next| next.at >= look.began);
+                let behind = after.is_none_or(|before| before.at <= look.ended);
                 before && behind
             };
             if number + 1 == self.told.len() || looks.iter().any(matters) {
@@ -134,6 +140,7 @@ impl Session {
             look.samples.iter().for_each(|sample| self.compare(sample));
             if let Some(counts) = self.stood_at(look) {
                 let alike = look.samples.iter().filter(|one| one.counts == counts);
+                self.make_room(alike.clone().count());
                 self.stood.extend(alike.map(|one| Stood {
                     look: number,
                     socket: one.socket,
@@ -145,6 +152,21 @@ impl Session {
             }
         }
         self.compared_looks = first + looks.len() as u64;
+        if self.contradicted.len() > MOST_CONTRADICTED {
+            self.odd = true;
+            self.contradicted = HashSet::new();
+            self.behind = HashSet::new();
+        }
+    }
+
+    /// Forgets the oldest looks at which it stood with something, each as a whole: at one that is remembered, it is known with
+    /// which sockets it stood, and with which it didn't.
+    fn make_room(&mut self, count: usize) {
+        if self.stood.len() + count > MOST_STOOD {
+            let half = self.stood.get(self.stood.len() / 2);
+            let kept = half.map_or(u64::MAX, |half| half.look + 1);
+            self.stood.retain(|stood| stood.look >= kept);
+        }
     }
 
     /// Keeps in mind whether this contradicts it.

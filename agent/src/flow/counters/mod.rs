@@ -48,7 +48,11 @@
 //! That no other socket can be the session's is proven for libraries whose BIO is the socket, whoever else has sockets in
 //! the process (`table_tests` plays that). What is left: a program that holds back what was written, or reads ahead, just as looks pass, at the
 //! very moments at which another of its connections, of which nobody tells (of another TLS library), stands at exactly
-//! the same two pairs of counts; and a session whose socket isn't among its own process's descriptors, with such a twin.
+//! the same two pairs of counts; and, with such a twin, a session whose socket isn't among its own process's descriptors or carries
+//! another session's TLS (TLS within TLS), and one whose packets this host refuses itself, which the kernel counts as sent.
+//!
+//! Of what has the same time nobody knows which came first, as with a clock that stands for a while: a word at the very time of a
+//! look says nothing of it.
 //!
 //! Whoever lies about its counts can only get a connection of its own, where ours are the eyes. Addresses that its process alone has told
 //! are a claim, which the kernel is asked about as about any other (`flow::proof`).

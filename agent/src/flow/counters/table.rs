@@ -1,5 +1,6 @@
 //! What the looks at sockets and the counts that sessions tell leave of the ways to join them. Pure.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use mirror_hook::event::LookPart;
@@ -17,6 +18,8 @@ const MOST_LOOKS: usize = 512;
 const MOST_SAMPLES: usize = 16 * 1024;
 /// Sessions of one process at a time. Of one with more, none is bound: each has to be known.
 const MOST_SESSIONS: usize = 256;
+/// What is compared at most to decide once, in socket or session and look: whatever a process tells, others don't wait for it.
+const MOST_STEPS: usize = 1 << 18;
 
 /// One process: its sessions, and what was seen of its sockets.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub(super) struct Process {
     looks: VecDeque<Look>,
     /// Samples in them.
     samples: usize,
+    /// Samples that have come since sockets were forgotten.
+    new_samples: usize,
     /// Looks that were forgotten: the number of the first that isn't.
     forgotten_looks: u64,
     /// Addresses of sockets that are in a look.
@@ -96,7 +101,11 @@ impl Process {
     /// A part of a look that the process has taken, in the words of this session.
     pub(super) fn told_look(&mut self, key: SessionKey, at: MonotonicTime, part: &LookPart<'_>) {
         let session = self.sessions.get_mut(&key);
-        if let Some(look) = session.and_then(|session| session.parts.add(part, at)) {
+        let look = session.and_then(|session| session.parts.add(part, at));
+        let is_sought = |session: &Session| session.place == Place::Sought;
+        if let Some(look) = look
+            && self.sessions.values().any(is_sought)
+        {
             self.seen(look);
         }
     }
@@ -161,6 +170,7 @@ impl Process {
             };
         }
         self.samples += look.samples.len();
+        self.new_samples += look.samples.len();
         self.looks.push_back(look);
         while self.looks.len() > MOST_LOOKS || self.samples > MOST_SAMPLES {
             let Some(oldest) = self.looks.pop_front() else {
@@ -168,6 +178,9 @@ impl Process {
             };
             self.samples -= oldest.samples.len();
             self.forgotten_looks += 1;
+        }
+        if self.new_samples > MOST_SAMPLES {
+            self.forget_sockets();
         }
         self.news = true;
     }
@@ -251,15 +264,18 @@ impl Process {
             return all;
         }
         for session in self.sessions.values_mut() {
-            session.compare_all(&self.looks, self.forgotten_looks);
+            if !session.odd && !matches!(session.place, Place::Found(_)) {
+                session.compare_all(&self.looks, self.forgotten_looks);
+            }
         }
+        let steps = Cell::new(MOST_STEPS);
         loop {
             let sought = self
                 .sessions
                 .iter()
                 .filter(|(_, session)| session.place == Place::Sought && !session.odd);
             let found: Vec<_> = sought
-                .filter_map(|(key, session)| Some((*key, self.only_one(*key, session)?)))
+                .filter_map(|(key, session)| Some((*key, self.only_one(*key, session, &steps)?)))
                 .collect();
             // Two for one socket: neither.
             let twice = |socket| {
@@ -274,6 +290,11 @@ impl Process {
                 .filter(|(_, (socket, _))| !twice(*socket))
                 .copied()
                 .collect();
+            if steps.get() == 0 {
+                // Who else would have been found isn't known yet.
+                self.news = !all.is_empty();
+                return all;
+            }
             if found.is_empty() {
                 return all;
             }
@@ -296,9 +317,15 @@ impl Process {
             let last = session.told.last().map(|told| told.at);
             !session.ended || session.place == Place::Sought || last >= Some(first)
         });
-        let looks = &self.looks;
-        // A socket that is gone never comes again.
-        let is_there = |socket: &u64| looks.iter().any(|look| look.of(*socket).is_some());
+        self.forget_sockets();
+    }
+
+    /// Forgets sockets that are in no look any more: one that is gone never comes again.
+    fn forget_sockets(&mut self) {
+        self.new_samples = 0;
+        let samples = self.looks.iter().flat_map(|look| &look.samples);
+        let there: HashSet<_> = samples.map(|sample| sample.socket).collect();
+        let is_there = |socket: &u64| there.contains(socket);
         self.taken.retain(is_there);
         self.ends.retain(|socket, _| is_there(socket));
         for session in self.sessions.values_mut() {
@@ -326,39 +353,50 @@ impl Process {
         moments
     }
 
-    /// The one socket that can be this session's, which no other session can have.
-    fn only_one(&self, key: SessionKey, session: &Session) -> Option<(u64, Found)> {
-        let moments = self.moments(session);
-        let candidates: HashSet<_> = moments.iter().map(|moment| moment.sample.socket).collect();
-        let mut found = candidates.into_iter().filter(|socket| {
-            let own = moments
-                .iter()
-                .filter(|moment| moment.sample.socket == *socket);
-            self.is_only(key, session, *socket, &own.copied().collect::<Vec<_>>())
+    /// The one socket that can be this session's, which no other session can have, as far as these steps go.
+    fn only_one(
+        &self,
+        key: SessionKey,
+        session: &Session,
+        steps: &Cell<usize>,
+    ) -> Option<(u64, Found)> {
+        if !walk(steps, session.stood.len()) {
+            return None;
+        }
+        let mut moments = self.moments(session);
+        // Each socket's stay in their order.
+        moments.sort_by_key(|moment| moment.sample.socket);
+        let of_one = |one: &Moment<'_>, next: &Moment<'_>| one.sample.socket == next.sample.socket;
+        let candidates = moments.chunk_by(of_one).filter_map(|moments| {
+            let socket = moments.first()?.sample.socket;
+            let is_free = !self.taken.contains(&socket) && !session.contradicted.contains(&socket);
+            is_free.then_some((socket, moments))
         });
+        let mut found = candidates
+            .filter(|(socket, moments)| self.is_only(key, session, *socket, moments, steps))
+            .map(|(socket, _)| socket);
         let socket = found.next().filter(|_| found.next().is_none())?;
         Some((socket, *self.ends.get(&socket)?))
     }
 
-    /// Whether no other socket can be the session's, and no other session can have this one. `moments`: at which it
-    /// stood with it, at least one.
+    /// Whether no other socket can be the session's, and no other session can have this one, which is free and hasn't contradicted
+    /// it. `moments`: at which it stood with it, at least one.
     fn is_only(
         &self,
         key: SessionKey,
         session: &Session,
         socket: u64,
         moments: &[Moment<'_>],
+        steps: &Cell<usize>,
     ) -> bool {
-        if self.taken.contains(&socket) || session.contradicted.contains(&socket) {
-            return false;
-        }
         // Was its own socket there at all?
         let Some(first) = moments.first().filter(|first| first.most.is_some()) else {
             return false;
         };
         let others = first.look.samples.iter().map(|sample| sample.socket);
         let mut others = others.filter(|other| *other != socket && !self.taken.contains(other));
-        if others.any(|other| !is_excluded(session, other, moments)) {
+        if others.any(|other| !walk(steps, moments.len()) || !is_excluded(session, other, moments))
+        {
             return false;
         }
         let mut rivals = self.sessions.iter().filter(|(other, _)| **other != key);
@@ -367,9 +405,16 @@ impl Process {
                 rival.contradicted.contains(&socket)
                     || moments.iter().any(|moment| moment.shows_elsewhere(rival))
             };
-            matches!(rival.place, Place::Found(..)) || !rival.odd && excluded()
+            matches!(rival.place, Place::Found(..))
+                || !rival.odd && walk(steps, moments.len()) && excluded()
         })
     }
+}
+
+/// Goes so many steps; whether there were as many.
+fn walk(steps: &Cell<usize>, count: usize) -> bool {
+    steps.set(steps.get().saturating_sub(count));
+    steps.get() != 0
 }
 
 /// Whether a session says itself that this is its socket.

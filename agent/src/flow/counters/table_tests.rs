@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::flow::counters::Sample;
+use crate::flow::counters::history::{MOST_CONTRADICTED, MOST_STOOD};
 
 /// Every handshake carries that much, as it does at one server.
 const HANDSHAKE: Counts = Counts {
@@ -33,6 +34,8 @@ struct Connection {
     held_back: u64,
     /// Received by the program, and not read by the library yet.
     ahead: u64,
+    /// Somebody else goes on with it, as a child that was forked: the library here carries nothing any more.
+    handed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -49,8 +52,11 @@ enum Op {
     Return(usize),
     EndSession(usize),
     CloseSocket(usize),
-    /// The call returns, and has looked at all sockets.
-    ReturnLooking(usize),
+    /// The call returns, and has looked at all sockets, while other threads did these.
+    ReturnLooking(usize, Vec<Op>),
+    /// What was carried isn't told: the ring was full, or it isn't told each time.
+    LoseWord(usize),
+    HandOver(usize),
     /// A look, in the course of which these happen, one behind each socket.
     Look(Vec<Op>),
     /// So many words of the sessions arrive, and it is decided.
@@ -70,12 +76,16 @@ struct Program {
     connections: Vec<Connection>,
     process: Process,
     now: u64,
+    /// So many things have the same time.
+    coarse: u64,
     words: std::collections::VecDeque<(MonotonicTime, Word)>,
     found: HashMap<usize, u64>,
     /// BIOs in memory: what is written is sent after the call, what is read was received before it.
     memory: bool,
     /// Whose is sent next.
-    to_send: Option<usize>,
+    to_send: Vec<usize>,
+    /// Those whose calls are at their looks.
+    looking: Vec<usize>,
 }
 
 fn key(connection: usize) -> SessionKey {
@@ -100,13 +110,13 @@ fn cookie(connection: usize) -> u64 {
 impl Program {
     fn time(&mut self) -> MonotonicTime {
         self.now += 1;
-        MonotonicTime(self.now)
+        MonotonicTime(self.now / self.coarse.max(1))
     }
 
     /// The `number`th of the connections for which this holds.
     fn pick(&self, number: usize, which: impl Fn(&Connection) -> bool) -> Option<usize> {
         let all: Vec<_> = (0..self.connections.len())
-            .filter(|at| which(&self.connections[*at]))
+            .filter(|at| !self.looking.contains(at) && which(&self.connections[*at]))
             .collect();
         all.get(number.checked_rem(all.len())?).copied()
     }
@@ -129,11 +139,15 @@ impl Program {
         let connection = &mut self.connections[at];
         connection.library.received += std::mem::take(&mut connection.ahead);
         self.tell(at);
-        self.to_send = Some(at);
+        self.to_send.push(at);
     }
 
     fn send(&mut self) {
-        if let Some(at) = self.to_send.take() {
+        for at in std::mem::take(&mut self.to_send) {
+            if self.looking.contains(&at) {
+                self.to_send.push(at);
+                continue;
+            }
             let connection = &mut self.connections[at];
             connection.socket.sent += std::mem::take(&mut connection.held_back);
         }
@@ -170,14 +184,19 @@ impl Program {
                 if let Some(at) = self.pick(*number, alive) {
                     self.leave(at);
                     self.send();
+                    let memory = self.memory;
                     let connection = &mut self.connections[at];
-                    // Nothing of TLS passes before it is announced.
-                    if !connection.announced && !connection.silent {
+                    // It may be announced midstream.
+                    if memory && !connection.announced && !connection.silent {
+                        return;
+                    }
+                    if connection.handed {
+                        connection.socket.sent += bytes;
                         return;
                     }
                     connection.library.sent += bytes;
                     connection.untold = true;
-                    match self.memory {
+                    match memory {
                         true => connection.held_back += bytes,
                         false => connection.socket.sent += bytes,
                     }
@@ -189,10 +208,13 @@ impl Program {
                     self.send();
                     let memory = self.memory;
                     let connection = &mut self.connections[at];
-                    if !connection.announced && !connection.silent {
+                    if memory && !connection.announced && !connection.silent {
                         return;
                     }
                     connection.socket.received += bytes;
+                    if connection.handed {
+                        return;
+                    }
                     match memory {
                         true => connection.ahead += bytes,
                         false => connection.library.received += bytes,
@@ -221,12 +243,26 @@ impl Program {
                 }
             }
             Op::Look(meanwhile) => self.look(meanwhile),
-            Op::ReturnLooking(number) => {
+            Op::ReturnLooking(number, meanwhile) => {
                 if let Some(at) = self.pick(*number, |one| one.untold && one.announced) {
                     self.leave(at);
                     if !self.connections[at].ended {
-                        self.look_inside(at);
+                        self.looking.push(at);
+                        self.look_inside(at, meanwhile);
+                        self.looking.pop();
                     }
+                }
+            }
+            Op::LoseWord(number) => {
+                if let Some(at) = self.pick(*number, |one| one.untold && one.announced) {
+                    self.connections[at].untold = false;
+                    self.leave(at);
+                }
+            }
+            Op::HandOver(number) => {
+                if let Some(at) = self.pick(*number, |one| one.announced && alive(one)) {
+                    self.leave(at);
+                    self.connections[at].handed = true;
                 }
             }
             Op::Decide(words) => self.decide(*words),
@@ -267,12 +303,14 @@ impl Program {
         });
     }
 
-    /// The process looks itself, before what it has written to a BIO in memory is sent.
-    fn look_inside(&mut self, own: usize) {
+    /// The process looks itself, before what it has written to a BIO in memory is sent. Now and then a part finds no room.
+    fn look_inside(&mut self, own: usize, meanwhile: &[Op]) {
         let began = self.time();
         let mut writer = LookWriter::new(began.0);
         let mut parts = Vec::new();
-        for (at, connection) in self.connections.iter().enumerate() {
+        let mut meanwhile = meanwhile.iter();
+        for at in 0..self.connections.len() {
+            let connection = &self.connections[at];
             if !connection.open {
                 continue;
             }
@@ -288,8 +326,14 @@ impl Program {
                 received: connection.socket.received,
                 addresses: alike.then_some((local, peer)),
             });
+            if let Some(op) = meanwhile.next() {
+                self.play(op);
+            }
         }
         parts.push(writer.part(true).to_vec());
+        if self.now.is_multiple_of(7) {
+            parts.remove(self.connections.len() % parts.len());
+        }
         let at = self.time();
         self.words.push_back((at, Word::Look(own, parts)));
     }
@@ -343,14 +387,19 @@ fn ops(prefixes: bool, silent: bool, sizes: u64) -> impl Strategy<Value = Vec<Op
         8 => (number.clone(), size.clone()).prop_map(|(at, size)| Op::Write(at, size)),
         8 => (number.clone(), size).prop_map(|(at, size)| Op::Read(at, size)),
         8 => number.clone().prop_map(Op::Return),
-        6 => number.clone().prop_map(Op::ReturnLooking),
+        6 => number.clone().prop_map(|at| Op::ReturnLooking(at, Vec::new())),
+        1 => number.clone().prop_map(Op::LoseWord),
+        1 => number.clone().prop_map(Op::HandOver),
         1 => number.clone().prop_map(Op::EndSession),
-        1 => number.prop_map(Op::CloseSocket),
+        1 => number.clone().prop_map(Op::CloseSocket),
     ];
-    let look = proptest::collection::vec(simple.clone(), 0..6).prop_map(Op::Look);
+    let meanwhile = proptest::collection::vec(simple.clone(), 0..6);
+    let look = meanwhile.clone().prop_map(Op::Look);
+    let look_inside = (number, meanwhile).prop_map(|(at, ops)| Op::ReturnLooking(at, ops));
     let op = prop_oneof![
         8 => simple,
         3 => look,
+        3 => look_inside,
         2 => (0..20usize).prop_map(Op::Decide),
     ];
     proptest::collection::vec(op, 0..120)
@@ -360,18 +409,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     /// Connections that look alike, others in front of whose TLS there is clear text, sockets of which nobody tells and
-    /// that carry what sessions do, words that arrive late, looks in the middle of calls.
+    /// that carry what sessions do, words that arrive late or not at all, sessions announced midstream, several threads, clocks
+    /// that stand, looks in the middle of calls, and looks of which a part is missing.
     #[test]
-    fn no_session_gets_another_ones_socket(ops in ops(true, true, 2)) {
-        let mut program = Program::default();
+    fn no_session_gets_another_ones_socket(ops in ops(true, true, 2), coarse in 1..6u64) {
+        let mut program = Program { coarse, ..Program::default() };
         ops.iter().for_each(|op| program.play(op));
         program.decide(usize::MAX);
     }
 
     /// BIOs in memory: sent is later than written, read later than received.
     #[test]
-    fn nor_with_bios_in_memory(ops in ops(true, false, 20)) {
-        let mut program = Program { memory: true, ..Program::default() };
+    fn nor_with_bios_in_memory(ops in ops(true, false, 20), coarse in 1..6u64) {
+        let mut program = Program { memory: true, coarse, ..Program::default() };
         ops.iter().for_each(|op| program.play(op));
         program.decide(usize::MAX);
     }
@@ -471,6 +521,54 @@ fn looks_that_overlap_exclude_nobody() {
     process.seen(look(50, 60, false, &[carried(3, 13), carried(2, 13)]));
     process.tell(key(0), MonotonicTime(70), carried(4, 13));
     assert_eq!(process.decide(), []);
+}
+
+/// What has the same time as a look may have been before it or behind it.
+#[test]
+fn words_at_the_time_of_a_look_exclude_nobody() {
+    let mut process = Process::default();
+    process.open(key(0), MonotonicTime(1), Some(carried(2, 3)));
+    // It reads behind this look, and hears of that at the same time; another socket has read as much.
+    process.seen(look(10, 10, false, &[carried(2, 3), carried(2, 13)]));
+    process.tell(key(0), MonotonicTime(10), carried(2, 13));
+    process.seen(look(20, 20, false, &[carried(2, 13), carried(2, 13)]));
+    process.tell(key(0), MonotonicTime(30), carried(4, 13));
+    assert_eq!(process.decide(), []);
+    // And it writes before one; only its own has sent as much.
+    process.seen(look(40, 40, false, &[carried(9, 13), carried(4, 13)]));
+    process.tell(key(0), MonotonicTime(40), carried(9, 13));
+    assert_eq!(process.decide(), []);
+}
+
+/// Whatever a process tells: what is remembered of it is bounded, and so is what is compared at once.
+#[test]
+fn who_tells_too_much_gets_nothing_for_it() {
+    let mut process = Process::default();
+    for session in 0..MOST_SESSIONS {
+        process.open(key(session), MonotonicTime(1), Some(carried(2, 3)));
+    }
+    for number in 0..2 * MOST_LOOKS as u64 {
+        // All stand where all sessions do, or new ones where none can.
+        let alike = vec![carried(2, 3); 64];
+        let mut look = look(10 + number, 10 + number, true, &alike);
+        if number % 2 == 1 {
+            for sample in &mut look.samples {
+                sample.socket += 64 * number;
+                sample.counts.received = 1;
+            }
+        }
+        process.seen(look);
+        assert_eq!(process.decide(), []);
+    }
+    for session in 0..MOST_SESSIONS {
+        process.tell(key(session), MonotonicTime(5000), carried(3, 3));
+    }
+    assert_eq!(process.decide(), []);
+    let most = |of: fn(&Session) -> usize| process.sessions.values().map(of).max();
+    assert!(most(|session| session.stood.len()) <= Some(MOST_STOOD));
+    assert!(most(|session| session.contradicted.len()) <= Some(MOST_CONTRADICTED));
+    assert!(most(|session| session.behind.len()) <= Some(MOST_CONTRADICTED));
+    assert!(process.ends.len() <= 2 * MOST_SAMPLES);
 }
 
 /// What ended while its words waited in the ring may be found yet, and whoever asks before it was compared hears so.

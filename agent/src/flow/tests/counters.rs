@@ -181,7 +181,7 @@ fn told(answer: Answer) -> Bench {
     bench.mapper.expect(&process, MonotonicTime(0));
     bench.at(1);
     bench.open(1, 1, carried(AT_FIRST));
-    let mut writer = LookWriter::new(MS);
+    let mut writer = LookWriter::new(MS + 1);
     writer.push(&CarriedBy {
         cookie: COOKIE,
         sent: AT_FIRST.sent,
