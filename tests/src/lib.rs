@@ -66,4 +66,5 @@ pub mod synth;
 pub mod talkers;
 pub mod told;
 pub mod tuples;
+pub mod user;
 pub mod way;

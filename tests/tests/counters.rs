@@ -4,21 +4,16 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mirror_tests::client::PYTHON;
 use mirror_tests::nginx::Nginx;
 use mirror_tests::place::{Place, content};
-use mirror_tests::process::{Process, run, without_root};
-use mirror_tests::reader::Capture;
-use mirror_tests::rules;
-use mirror_tests::sslcollector;
-use mirror_tests::streams::{Flow, flows};
+use mirror_tests::process::{Process, without_root};
+use mirror_tests::streams::Flow;
+use mirror_tests::user::{User, is_found, words};
 
-/// Everywhere, by its number.
-const NOBODY: u32 = 65_534;
 /// A machine that is busy with something else may look too late.
 const TRIES: usize = 8;
 
@@ -27,76 +22,6 @@ const CURL: [&str; 4] = ["curl", "-q", "-sSk", "--http1.1"];
 
 /// Connections at once.
 const FIFTY: usize = 50;
-
-/// What an ordinary user needs.
-struct User<'p> {
-    place: &'p Place,
-    binary: PathBuf,
-    library: PathBuf,
-}
-
-impl<'p> User<'p> {
-    fn new(place: &'p Place) -> Self {
-        let user = Self {
-            place,
-            binary: place.path("sslcollector"),
-            library: place.path("lib"),
-        };
-        fs::create_dir(&user.library).expect("make a directory");
-        // Not here: what another test starts just now would have the file open, and nobody could execute it.
-        let copy = |from: &Path, to: &Path| run(Command::new("cp").arg(from).arg(to));
-        copy(
-            &sslcollector::library_dir().join("libssl.so.3"),
-            &user.library,
-        );
-        copy(&sslcollector::binary(), &user.binary);
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(place.directory(), mode).expect("let others in");
-        chown(place.path("out"), Some(NOBODY), Some(NOBODY)).expect("give it away");
-        user
-    }
-
-    /// Runs a program with the mirror; what that prints, and the flows.
-    fn mirrors(&self, name: &str, program: &[String]) -> (String, Vec<Flow>) {
-        let file = self.place.path("out").join(name);
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command.arg("--inh-caps=-all").arg(&self.binary);
-        // On a busy machine the agent may be late.
-        command.args(["run", "--on-full", "wait:10000", "-w"]);
-        command.arg(&file);
-        command.arg("--library-dir").arg(&self.library).arg("--");
-        let output = run(command.args(program).current_dir("/"));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let text = String::from_utf8(output.stdout).expect("text");
-        (text, read(&file))
-    }
-}
-
-fn read(file: &Path) -> Vec<Flow> {
-    let capture = Capture::read(file).expect("a capture");
-    rules::assert_good(&capture, "found by counts");
-    flows(&capture).expect("flows")
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// How its addresses were found: they were, or nobody knows them and they say so.
-fn is_found(flow: &Flow, port: u16) -> bool {
-    let bound = |word: &str| flow.comment.contains(&format!(" bound={word} "));
-    if bound("counters") {
-        let server = format!("127.0.0.1:{port}");
-        assert_eq!(flow.server.to_string(), server, "{}", flow.comment);
-        assert!(flow.client.ip().is_loopback(), "{}", flow.comment);
-        return true;
-    }
-    assert!(bound("placeholder"), "{}", flow.comment);
-    assert!(flow.client.ip().to_string().starts_with("192.0.2."));
-    false
-}
 
 /// curl, asking for each of these on a connection of its own, with these options besides.
 fn fifty(nginx: &Nginx<'_>, sizes: &[usize], options: &[&str]) -> Vec<String> {
