@@ -20,9 +20,17 @@ pub(super) struct LocalAddresses(Vec<(IpAddr, u32)>);
 impl LocalAddresses {
     /// By `/proc/PID/net/fib_trie` and `ipv6_route`. `None`: nobody can say.
     pub(super) fn of(process: &ProcessInfo) -> Option<Self> {
-        let mut found = local_v4(lines(process, "fib_trie")?);
-        // A kernel may have no IPv6.
-        let routes = lines(process, "ipv6_route").into_iter().flatten();
+        Self::in_tables(|file| lines(process, file))
+    }
+
+    fn in_tables<L: Iterator<Item = String>>(open: impl Fn(&str) -> Option<L>) -> Option<Self> {
+        let (trie, routes) = (open("fib_trie")?, open("ipv6_route"));
+        // A kernel may have no IPv6; or the process has ended between the two.
+        if routes.is_none() {
+            open("fib_trie")?;
+        }
+        let mut found = local_v4(trie);
+        let routes = routes.into_iter().flatten();
         found.extend(routes.filter_map(|line| local_v6(&line)));
         found.sort_unstable();
         found.dedup();
@@ -36,7 +44,10 @@ impl LocalAddresses {
 }
 
 /// The lines of a file of the process's network.
-pub(super) fn lines(process: &ProcessInfo, file: &str) -> Option<impl Iterator<Item = String>> {
+pub(super) fn lines(
+    process: &ProcessInfo,
+    file: &str,
+) -> Option<impl Iterator<Item = String> + use<>> {
     let file = File::open(format!("/proc/{}/net/{file}", process.pid)).ok()?;
     let lines = BufReader::new(file.take(MOST_BYTES)).lines();
     Some(lines.map_while(Result::ok))
@@ -119,6 +130,22 @@ mod tests {
         assert_eq!(found, Some((ip("fd08::"), 64)));
         assert_eq!(route("fd08", "40", "00000001"), None);
         assert_eq!(local_v6("zz"), None);
+    }
+
+    #[test]
+    fn who_ends_meanwhile_has_no_half_of_its_addresses() {
+        let trie = ["|-- 127.0.0.0", "/8 host LOCAL"];
+        // So many files are opened while it is there.
+        let there_for = |opened: u32| {
+            let left = std::cell::Cell::new(opened);
+            LocalAddresses::in_tables(|file| {
+                left.set(left.get().checked_sub(1)?);
+                (file == "fib_trie").then(|| trie.map(str::to_owned).into_iter())
+            })
+        };
+        assert!(there_for(1).is_none());
+        assert!(there_for(2).is_none());
+        assert!(there_for(3).is_some_and(|own| own.have(ip("127.0.0.1"))));
     }
 
     #[test]
