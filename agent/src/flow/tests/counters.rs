@@ -165,14 +165,30 @@ impl Sockets for Holder {
     }
 }
 
+/// Looks at this process, and at no other.
+#[derive(Debug)]
+struct EyesOn(u32, Eyes);
+
+impl Looker for EyesOn {
+    fn look(&mut self, process: &ProcessInfo) -> Option<Look> {
+        let is_seen = process.pid == self.0;
+        is_seen.then(|| self.1.look(process)).flatten()
+    }
+}
+
 /// A session whose process has looked itself, and that has gone on, where the kernel answers so; nobody else may look.
 fn told(answer: Answer) -> Bench {
+    told_beside(answer, Box::new(Eyes::default()))
+}
+
+/// The same where others may look so.
+fn told_beside(answer: Answer, looker: Box<dyn Looker>) -> Bench {
     let clock = Clock::new(MonotonicTime(0), WallTime(EPOCH));
     let mapper = Mapper::new(MapperConfig::default(), clock);
     let mut bench = new();
     bench.mapper = mapper
         .asking(Box::new(Holder(answer)))
-        .looking(Box::new(Eyes::default()), true);
+        .looking(looker, true);
     // It may be gone when its ring is looked at first.
     let process = Arc::new(ProcessInfo {
         pid: 1,
@@ -251,4 +267,27 @@ fn what_came_last_is_decided_at_the_end_of_the_agent() {
     let now = MonotonicTime(bench.now);
     bench.mapper.finish(now, &mut bench.checker);
     assert_eq!(bench.checker.only().info.tuple, tuple(7));
+}
+
+/// Whoever tells another process's socket as its own.
+#[test]
+fn what_a_process_tells_keeps_no_other_one_from_its_socket() {
+    let eyes = Eyes::default();
+    eyes.0.lock().unwrap().sockets = Some(vec![(7, AT_FIRST)]);
+    let mut bench = told_beside(Answer::Gone, Box::new(EyesOn(2, eyes.clone())));
+    bench.at(3);
+    assert_eq!(bench.checker.only().info.tuple, tuple(7));
+    let of_two = |counts| Meta {
+        client_random: done(2, Role::Client).client_random,
+        ..carried(counts)
+    };
+    bench.open(2, 2, of_two(AT_FIRST));
+    bench.say(2, 2, Role::Client, Sent, 0, 100);
+    eyes.0.lock().unwrap().now = 4 * MS;
+    bench.at(4);
+    bench.at(5).update(2, 2, of_two(LATER));
+    bench.at(6);
+    let second = &bench.checker.flows[&bench.checker.order[1]];
+    assert_eq!(second.info.binding, Binding::Counters);
+    assert_eq!(second.info.proof, None);
 }
