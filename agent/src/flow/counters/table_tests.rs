@@ -538,6 +538,12 @@ fn words_at_the_time_of_a_look_exclude_nobody() {
     process.seen(look(40, 40, false, &[carried(9, 13), carried(4, 13)]));
     process.tell(key(0), MonotonicTime(40), carried(9, 13));
     assert_eq!(process.decide(), []);
+    // Nor is whoever speaks as a look ends known to have stood still for it.
+    let mut process = Process::default();
+    process.open(key(0), MonotonicTime(1), Some(carried(2, 3)));
+    process.seen(look(10, 20, false, &[carried(2, 3)]));
+    process.tell(key(0), MonotonicTime(20), carried(4, 3));
+    assert_eq!(process.decide(), []);
 }
 
 /// Whatever a process tells: what is remembered of it is bounded, and so is what is compared at once.
