@@ -66,7 +66,13 @@ impl Drop for Caller {
 
 /// Takes away what would enable a mirror.
 pub fn clean(command: &mut Command) -> &mut Command {
-    for name in ["SOCKET", "ENABLE", "AGENT_UID", "RING_BYTES"] {
+    for name in [
+        "SOCKET",
+        "ENABLE",
+        "AGENT_UID",
+        "RING_BYTES",
+        "TELL_SOCKETS",
+    ] {
         command.env_remove(format!("SSLCOLLECTOR_{name}"));
     }
     command

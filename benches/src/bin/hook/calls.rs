@@ -112,6 +112,38 @@ pub(crate) fn alone(place: &Place, figures: &mut Figures, rounds: usize) -> anyh
     Ok(())
 }
 
+/// A look of the process at its own sockets, where an agent asks for that: an announcement with it, beside one without.
+pub(crate) fn looks(place: &Place, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
+    // All of them within what may be spent on looks at once.
+    const CALLS: u64 = 10;
+    for connections in [1, 10, 50] {
+        let mut readers = Vec::new();
+        let mut callers = Vec::new();
+        for asked in [false, true] {
+            let socket = place.path(&format!("looks-{connections}-{asked}"));
+            let reader = Reader::start(&socket, Reads::All)?;
+            let mut command = place.look_calls(connections)?;
+            reader.mirrors(&mut command);
+            if asked {
+                command.env("SSLCOLLECTOR_TELL_SOCKETS", "1");
+            }
+            callers.push(Caller::start(&mut command)?);
+            reader.wait_attached()?;
+            readers.push(reader);
+        }
+        let line = CALLS.to_string();
+        let took = Rounds::run(rounds, &mut callers, |caller| caller.ask(&line))?;
+        let look_us = took.difference(1, 0) / CALLS as f64 / 1e3;
+        println!("a look at {connections} connections: {look_us:.1} us");
+        figures.add(&format!("look_{connections}_us"), look_us);
+        drop(callers);
+        for reader in readers {
+            reader.finish()?;
+        }
+    }
+    Ok(())
+}
+
 /// Sixteen threads at once, against one, and against as many that only copy.
 pub(crate) fn threads(place: &Place, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
     for (bytes, calls, name) in [(1 << 10, 9600, "1k"), (16 << 10, 640, "16k")] {

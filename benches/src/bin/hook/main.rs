@@ -1,7 +1,7 @@
 //! What the hook costs an application: nothing while it is off, and how much while it mirrors.
 //!
 //! ```text
-//! hook [PART...]      counts, alone, threads, socket, null, nginx; without any: all but null
+//! hook [PART...]      counts, alone, looks, threads, socket, null, nginx; without any: all but null
 //! ```
 //!
 //! Everything is A against B by turns in one run; docs/performance.md says what each figure means.
@@ -26,6 +26,9 @@ fn main() -> anyhow::Result<()> {
     }
     if has("alone") {
         calls::alone(&place, &mut figures, 101)?;
+    }
+    if has("looks") {
+        calls::looks(&place, &mut figures, 21)?;
     }
     if has("threads") {
         calls::threads(&place, &mut figures, 15)?;

@@ -87,13 +87,23 @@ impl Place {
 
     /// `hook_calls` with that many threads.
     pub(crate) fn hook_calls(&self, threads: usize) -> anyhow::Result<Command> {
-        let program = self.path("hook_calls");
+        self.calls("hook_calls", threads)
+    }
+
+    /// `look_calls` with that many connections.
+    pub(crate) fn look_calls(&self, connections: usize) -> anyhow::Result<Command> {
+        self.calls("look_calls", connections)
+    }
+
+    /// A program that calls the hook without a library.
+    fn calls(&self, name: &str, count: usize) -> anyhow::Result<Command> {
+        let program = self.path(name);
         if !program.exists() {
             let archive = self.release("libmirror_hook.a").display().to_string();
-            self.compile("hook_calls", &[&archive, "-lpthread"])?;
+            self.compile(name, &[&archive, "-lpthread"])?;
         }
         let mut command = Command::new(program);
-        command.arg(threads.to_string());
+        command.arg(count.to_string());
         clean(&mut command);
         Ok(command)
     }
